@@ -1,0 +1,121 @@
+package model
+
+import (
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// CreateRequest asks for a new container.
+type CreateRequest struct {
+	Name       string // "" picks one
+	Config     *container.Config
+	HostConfig *container.HostConfig
+	Networking *network.NetworkingConfig
+	Platform   *ocispec.Platform
+	APIVersion string // "1.44"; defaults differ by version
+}
+
+// ListRequest selects containers.
+type ListRequest struct {
+	All     bool
+	Limit   int
+	Size    bool
+	Filters Filters
+}
+
+// StopRequest stops or restarts. Timeout in seconds: nil is the container's
+// own, negative waits for ever.
+type StopRequest struct {
+	Signal  string
+	Timeout *int
+}
+
+// WaitResult is the end of a wait.
+type WaitResult struct {
+	Code  int
+	Error string
+}
+
+// AttachRequest attaches to a container's main process.
+type AttachRequest struct {
+	Logs, Stream          bool
+	Stdin, Stdout, Stderr bool
+	DetachKeys            string
+}
+
+// LogsRequest reads a container's log. Zero times are open ends.
+type LogsRequest struct {
+	Stdout, Stderr bool
+	Since, Until   time.Time
+	Tail           int // lines; negative is all
+	Follow         bool
+	Details        bool
+}
+
+// LogReader yields log entries in order. io.EOF ends them.
+type LogReader interface {
+	Next() (LogEntry, error)
+	Close() error
+}
+
+// ExecRequest creates an exec.
+type ExecRequest struct {
+	User         string
+	Privileged   bool
+	Tty          bool
+	ConsoleSize  *[2]uint
+	AttachStdin  bool
+	AttachStdout bool
+	AttachStderr bool
+	DetachKeys   string
+	Env          []string
+	WorkingDir   string
+	Cmd          []string
+}
+
+// RemoveRequest removes a container.
+type RemoveRequest struct {
+	Force, Volumes, Link bool
+}
+
+// CommitRequest makes an image from a container.
+type CommitRequest struct {
+	Repo, Tag       string
+	Comment, Author string
+	Changes         []string // Dockerfile instructions
+	Pause           bool
+	Config          *container.Config // nil: the container's
+}
+
+// Progress receives a long operation's messages, ready to be sent as one JSON
+// object each (moby/moby/api/types/jsonstream). It must not block for long.
+type Progress func(msg any)
+
+// AttachNetworks is what the network room needs to attach a container.
+type AttachNetworks struct {
+	ID       ID
+	Name     string // container name, for DNS
+	Hostname string
+	Netns    string // path to the network namespace
+	Pid      int    // of the running container, for Connect; 0 before start
+	Want     map[string]*network.EndpointSettings
+	Ports    network.PortMap // HostConfig.PortBindings, with PublishAllPorts expanded
+	Sysctls  map[string]string
+}
+
+// Root is a directory that is some container's "/". IDs is set when files
+// there show host ids that have to be shifted back (a running container seen
+// through /proc/PID/root).
+type Root struct {
+	Dir string
+	IDs IDRange
+}
+
+// PutOptions are those of Docker's archive endpoint.
+type PutOptions struct {
+	NoOverwriteDirNonDir bool
+	CopyUIDGID           bool
+}
