@@ -58,17 +58,19 @@ done <<<"$needs"
 unpack=()
 for p in $peers; do
 	pkg=${p%%:*} path=${p#*:}
-	[ -e "$PEERS/$pkg/$path" ] || command -v "$(basename "$path")" >/dev/null 2>&1 && [ "$what" != bench ] ||
-		[ -e "$PEERS/$pkg/$path" ] || unpack+=("$pkg")
+	[ -e "$PEERS/$pkg/$path" ] && continue
+	# The bench compares with Debian's own, whatever else is on PATH.
+	[ "$what" != bench ] && command -v "$(basename "$path")" >/dev/null 2>&1 && continue
+	case " ${unpack[*]:-} " in *" $pkg "*) ;; *) unpack+=("$pkg") ;; esac
 done
 [ ${#missing[@]} -eq 0 ] && [ ${#unpack[@]} -eq 0 ] && exit 0
 
 if ! command -v apt-get >/dev/null 2>&1; then
-	echo "not a Debian: install the equivalents of: ${missing[*]} ${unpack[*]}" >&2
+	echo "not a Debian: install the equivalents of: ${missing[*]:-} ${unpack[*]:-}" >&2
 	exit 1
 fi
 if [ "$(id -u)" -ne 0 ]; then
-	echo "missing: ${missing[*]} ${unpack[*]}; run as root: bash test/setup.sh $what" >&2
+	echo "missing: ${missing[*]:-} ${unpack[*]:-}; run as root: bash test/setup.sh $what" >&2
 	exit 1
 fi
 export DEBIAN_FRONTEND=noninteractive
@@ -79,7 +81,7 @@ quiet() { "$@" >"$log" 2>&1 </dev/null || { cat "$log" >&2; echo "failed: $*" >&
 echo "setup: apt: ${missing[*]:-} ${unpack[*]:+(unpacked only: ${unpack[*]})}"
 quiet apt-get update
 [ ${#missing[@]} -eq 0 ] || quiet apt-get install -y --no-install-recommends "${missing[@]}"
-for pkg in "${unpack[@]}"; do
+for pkg in ${unpack[@]+"${unpack[@]}"}; do
 	tmp=$(mktemp -d)
 	chmod 755 "$tmp"
 	(cd "$tmp" && quiet apt-get download "$pkg")
