@@ -85,7 +85,8 @@ type Instance interface {
 	// ended.
 	Signal(ctx context.Context, sig syscall.Signal) error
 
-	// Attach opens the main process's streams from now on. Slow readers lose
+	// Attach opens the main process's streams from now on (from the first byte
+	// on for the first Bundle.Waiting calls after Start). Slow readers lose
 	// nothing and block the process as a pipe would (but never the log
 	// alone: a reader that is gone is dropped).
 	Attach(ctx context.Context, stdin, stdout, stderr bool) (model.Stream, error)

@@ -160,6 +160,13 @@ type Bundle struct {
 	StdinOnce   bool    `json:"stdinOnce,omitempty"` // close stdin when the first attached client leaves
 	Log         LogPlan `json:"log"`
 	ConsoleSize [2]uint `json:"consoleSize,omitempty"` // height, width
+
+	// Waiting is how many clients attached before the start. The process runs
+	// at once, but whoever holds its streams (the monitor) does not begin to
+	// read its output before that many Attach calls have come, or 10 seconds
+	// have passed, and serves them also if the process has ended meanwhile: so
+	// `docker run IMAGE echo hi` never loses its first, or only, line.
+	Waiting int `json:"waiting,omitempty"`
 }
 
 // LogPlan says where a container's output goes. The monitor writes it.
