@@ -1,0 +1,304 @@
+package record
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"wharf/internal/model"
+)
+
+// Store is the room. Its methods are safe for concurrent use.
+type Store struct {
+	log *logFile
+
+	mu      sync.Mutex
+	tables  map[string]map[string]json.RawMessage // guarded by mu
+	live    int64                                 // bytes of frames that are still true
+	packing bool
+
+	feed   *feed
+	damage []string
+}
+
+// entry is a frame's payload.
+type entry struct {
+	Table string          `json:"t"`
+	Key   string          `json:"k"`
+	Value json.RawMessage `json:"v,omitempty"` // none: the key is gone
+}
+
+const containersTable = "containers"
+
+// Open opens the record below dir, making it (0700) if needed.
+func Open(dir string) (*Store, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("record: %w", err)
+	}
+	s := &Store{tables: make(map[string]map[string]json.RawMessage)}
+	var bad int
+	log, damage, err := openLog(filepath.Join(dir, "record.log"), time.Now(), func(payload []byte) {
+		var e entry
+		if json.Unmarshal(payload, &e) != nil {
+			bad++
+			return
+		}
+		s.apply(e, len(payload))
+	})
+	if err != nil {
+		return nil, fmt.Errorf("record: %w", err)
+	}
+	s.log = log
+	if damage != "" {
+		s.note(damage)
+		if err := s.pack(); err != nil {
+			log.close()
+			return nil, fmt.Errorf("record: write what could be read: %w", err)
+		}
+	}
+	if bad > 0 {
+		s.note(fmt.Sprintf("%s: %d objects are not in a form that this version knows; left out", log.path, bad))
+	}
+	s.feed, err = openFeed(filepath.Join(dir, "events.log"))
+	if err != nil {
+		log.close()
+		return nil, fmt.Errorf("record: %w", err)
+	}
+	return s, nil
+}
+
+func (s *Store) note(damage string) {
+	s.damage = append(s.damage, damage)
+	slog.Warn("record: "+damage, "room", "record")
+}
+
+// Damage says what Open had to give up; empty when all was well.
+func (s *Store) Damage() []string { return slices.Clone(s.damage) }
+
+// Syncs counts the calls of fsync(2) and fdatasync(2) so far.
+func (s *Store) Syncs() int64 { return s.log.syncs.Load() }
+
+// Close closes the files. Nothing has to be flushed.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.feed.close()
+	return s.log.close()
+}
+
+// apply changes memory. n is the size of the payload that said so.
+func (s *Store) apply(e entry, n int) {
+	t := s.tables[e.Table]
+	if old, ok := t[e.Key]; ok {
+		s.live -= entrySize(e.Table, e.Key, old)
+	}
+	if e.Value == nil {
+		delete(t, e.Key)
+		return
+	}
+	if t == nil {
+		t = make(map[string]json.RawMessage)
+		s.tables[e.Table] = t
+	}
+	t[e.Key] = slices.Clone(e.Value) // the payload may be part of a big read
+	s.live += entrySize(e.Table, e.Key, e.Value)
+}
+
+// entrySize is about the size of the frame for a value.
+func entrySize(table, key string, v json.RawMessage) int64 {
+	return int64(frameHeader + len(table) + len(key) + len(v) + 24)
+}
+
+func encode(e entry) ([]byte, error) {
+	payload, err := json.Marshal(e)
+	if err != nil {
+		return nil, err
+	}
+	return appendFrame(nil, payload)
+}
+
+// put writes one entry; durable also waits for the disk.
+func (s *Store) put(ctx context.Context, e entry, durable bool) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	frame, err := encode(e)
+	if err != nil {
+		return fmt.Errorf("record: %s %s: %w", e.Table, e.Key, err)
+	}
+	s.mu.Lock()
+	if err := s.log.append(frame); err != nil {
+		s.mu.Unlock()
+		return fmt.Errorf("record: %s %s was not saved: %w: %w", e.Table, e.Key, err, errdefs.ErrUnavailable)
+	}
+	s.apply(e, len(frame))
+	gen, off, _ := s.log.mark()
+	pack := s.wasteful() && !s.packing
+	s.packing = s.packing || pack
+	s.mu.Unlock()
+	if pack {
+		go func() {
+			if err := s.pack(); err != nil {
+				slog.Warn("record: the log could not be packed; it goes on growing", "room", "record", "err", err)
+			}
+		}()
+	}
+	if !durable {
+		return nil
+	}
+	if err := s.log.sync(s.current, gen, off); err != nil {
+		return fmt.Errorf("record: %s %s: %w", e.Table, e.Key, err)
+	}
+	return nil
+}
+
+func (s *Store) current() (int, int64, *os.File) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.log.mark()
+}
+
+// wasteful reports whether packing is worth it: more than half is out of
+// date, and that is at least a mebibyte.
+func (s *Store) wasteful() bool {
+	dead := s.log.size - s.live
+	return dead > 1<<20 && dead > s.live
+}
+
+// pack writes the log anew with only what is true. Writers go on meanwhile.
+func (s *Store) pack() error {
+	defer func() {
+		s.mu.Lock()
+		s.packing = false
+		s.mu.Unlock()
+	}()
+	s.mu.Lock()
+	var frames []byte
+	var err error
+	for table, t := range s.tables {
+		for key, v := range t {
+			var frame []byte
+			if frame, err = encode(entry{table, key, v}); err != nil {
+				s.mu.Unlock()
+				return err
+			}
+			frames = append(frames, frame...)
+		}
+	}
+	from := s.log.size
+	s.mu.Unlock()
+
+	r, err := s.log.prepare(frames)
+	if err != nil {
+		return err
+	}
+	s.log.syncMu.Lock()
+	defer s.log.syncMu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.log.closed {
+		r.drop()
+		return nil
+	}
+	return s.log.replace(r, from)
+}
+
+// PutContainer writes a container's record. It returns when the record
+// survives the death of the daemon; durable also waits for the disk.
+func (s *Store) PutContainer(ctx context.Context, c model.Container, durable bool) error {
+	v, err := json.Marshal(c)
+	if err != nil {
+		return fmt.Errorf("record: container %s: %w", c.ID, err)
+	}
+	return s.put(ctx, entry{containersTable, string(c.ID), v}, durable)
+}
+
+// DeleteContainer removes a record; none there is no error.
+func (s *Store) DeleteContainer(ctx context.Context, id model.ID) error {
+	return s.Table(containersTable).Delete(ctx, string(id))
+}
+
+// Containers returns every record, oldest first. A record that this version
+// cannot read is reported in the log and left in the file.
+func (s *Store) Containers(ctx context.Context) ([]model.Container, error) {
+	all := s.Table(containersTable).All()
+	out := make([]model.Container, 0, len(all))
+	for key, v := range all {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		var c model.Container
+		if err := json.Unmarshal(v, &c); err != nil {
+			slog.WarnContext(ctx, "record: container cannot be read; it is kept but not shown", "room", "record", "id", key, "err", err)
+			continue
+		}
+		out = append(out, c)
+	}
+	slices.SortFunc(out, func(a, b model.Container) int {
+		if c := a.Created.Compare(b.Created); c != 0 {
+			return c
+		}
+		return strings.Compare(string(a.ID), string(b.ID))
+	})
+	return out, nil
+}
+
+// Table is a room's own small table of JSON objects.
+type Table struct {
+	s    *Store
+	name string
+}
+
+// Table returns the table of that name; it need not exist.
+func (s *Store) Table(name string) Table { return Table{s, name} }
+
+// Put writes v, encoded as JSON, under key. durable as in PutContainer.
+func (t Table) Put(ctx context.Context, key string, v any, durable bool) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("record: %s %s: %w", t.name, key, err)
+	}
+	return t.s.put(ctx, entry{t.name, key, b}, durable)
+}
+
+// Delete removes key; none there is no error and no write.
+func (t Table) Delete(ctx context.Context, key string) error {
+	t.s.mu.Lock()
+	_, ok := t.s.tables[t.name][key]
+	t.s.mu.Unlock()
+	if !ok {
+		return nil
+	}
+	return t.s.put(ctx, entry{Table: t.name, Key: key}, false)
+}
+
+// Get decodes key's object into v. errdefs.ErrNotFound.
+func (t Table) Get(key string, v any) error {
+	t.s.mu.Lock()
+	b, ok := t.s.tables[t.name][key]
+	t.s.mu.Unlock()
+	if !ok {
+		return fmt.Errorf("record: %s has no %q: %w", t.name, key, errdefs.ErrNotFound)
+	}
+	return json.Unmarshal(b, v)
+}
+
+// All returns every object, encoded. The values must not be changed.
+func (t Table) All() map[string]json.RawMessage {
+	t.s.mu.Lock()
+	defer t.s.mu.Unlock()
+	out := make(map[string]json.RawMessage, len(t.s.tables[t.name]))
+	for k, v := range t.s.tables[t.name] {
+		out[k] = v
+	}
+	return out
+}
