@@ -175,8 +175,8 @@ func (s *Store) Publish(typ events.Type, action events.Action, id string, attrs 
 }
 
 // Events calls yield for each event that f lets through, in order, from since
-// until until (nanoseconds since 1970; zero since: from now on; zero until:
-// for ever), the end of ctx, or yield returning false. With an until in the
+// until until (nanoseconds since 1970; zero until: for ever; zero since: from
+// now on, or with an until everything kept), the end of ctx, or yield returning false. With an until in the
 // past it returns as soon as the past is told. errdefs.ErrUnavailable: the
 // caller was too slow and events were lost to it.
 func (s *Store) Events(ctx context.Context, since, until int64, f model.Filters, yield func(events.Message) bool) error {
@@ -186,7 +186,7 @@ func (s *Store) Events(ctx context.Context, since, until int64, f model.Filters,
 	}
 	s.feed.mu.Lock()
 	n := s.feed.next
-	if since != 0 {
+	if since != 0 || until != 0 { // only until: all of the past, as Docker
 		n = s.feed.seek(since)
 	}
 	s.feed.mu.Unlock()
