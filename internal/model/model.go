@@ -104,6 +104,9 @@ type Container struct {
 	IDs      IDRange `json:"ids"`
 	Mounts   []Mount `json:"mounts,omitempty"` // binds, volumes and tmpfs, resolved at create
 
+	ProcessLabel string `json:"processLabel,omitempty"` // SELinux
+	MountLabel   string `json:"mountLabel,omitempty"`
+
 	State         State      `json:"state"`
 	RestartCount  int        `json:"restartCount,omitempty"`
 	StoppedByUser bool       `json:"stoppedByUser,omitempty"` // stop or kill by a person: "unless-stopped" stays down
@@ -127,6 +130,9 @@ type Mount struct {
 	NoCopy       bool     `json:"noCopy,omitempty"`       // volume: do not copy the image's content up
 	Anonymous    bool     `json:"anonymous,omitempty"`    // volume that goes with the container on rm -v / --rm
 	CreateSource bool     `json:"createSource,omitempty"` // -v makes a missing host directory; --mount does not
+
+	Labels        map[string]string `json:"labels,omitempty"`        // of a volume that this mount creates
+	DriverOptions map[string]string `json:"driverOptions,omitempty"` // for the driver, when this mount creates the volume
 }
 
 // Endpoint is one container's place on one network while it runs.
@@ -136,7 +142,8 @@ type Endpoint struct {
 	Settings  *network.EndpointSettings `json:"settings"`  // operational data filled in, as inspect shows it
 	Interface string                    `json:"interface"` // name inside, eth0
 	HostLink  string                    `json:"hostLink,omitempty"`
-	Ports     network.PortMap           `json:"ports,omitempty"` // published, with the host ports chosen
+	Ports     network.PortMap           `json:"ports,omitempty"`     // published, with the host ports chosen
+	Container string                    `json:"container,omitempty"` // its name, for network inspect
 }
 
 // Bundle is everything that a driver needs to start an instance. The OCI
