@@ -1,0 +1,216 @@
+package network
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strconv"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/network"
+	"github.com/vishvananda/netlink"
+
+	"wharf/internal/model"
+	"wharf/internal/undo"
+)
+
+// Connect gives a running container one more network, under q.Want[name].
+func (r *Room) Connect(ctx context.Context, q model.AttachNetworks, name string) (_ model.Endpoint, err error) {
+	path := q.Netns
+	if path == "" {
+		if q.Pid <= 0 {
+			return model.Endpoint{}, fmt.Errorf("connect %s to %s: it does not run: %w", q.ID.Short(), name, errdefs.ErrFailedPrecondition)
+		}
+		path = "/proc/" + strconv.Itoa(q.Pid) + "/ns/net"
+	}
+	var u undo.Stack
+	defer u.OnError(&err)
+	r.mu.Lock()
+	if r.held[q.ID] == nil {
+		r.held[q.ID] = map[string]*endpoint{}
+	}
+	e, err := r.reserveOne(q, name, q.Want[name])
+	r.mu.Unlock()
+	if err != nil {
+		return model.Endpoint{}, fmt.Errorf("connect %s: %w", q.ID.Short(), err)
+	}
+	u.Push(func() error { return r.let(q.ID, e) })
+	if e.HostLink == "" {
+		return model.Endpoint{}, fmt.Errorf("container cannot be connected to %s network %s while it runs: %w", e.net.rec.Driver, e.Network, errdefs.ErrInvalidArgument)
+	}
+	first := r.gatewayless(q.ID, e)
+	if err := r.wire(path, []*endpoint{e}, first, nil); err != nil {
+		return model.Endpoint{}, fmt.Errorf("connect %s: %w", q.ID.Short(), err)
+	}
+	r.event(events.ActionConnect, e.net, q.ID)
+	return e.Endpoint, nil
+}
+
+// gatewayless reports whether no other network gives id its default route.
+func (r *Room) gatewayless(id model.ID, but *endpoint) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range r.held[id] {
+		if e != but && e.Settings.Gateway.IsValid() {
+			return false
+		}
+	}
+	return true
+}
+
+// let frees one endpoint and removes its link now.
+func (r *Room) let(id model.ID, e *endpoint) error {
+	r.mu.Lock()
+	e.net.release(e)
+	rules := r.freePorts(id, e)
+	delete(r.held[id], e.net.rec.ID)
+	if len(r.held[id]) == 0 {
+		delete(r.held, id)
+	}
+	r.mu.Unlock()
+	if err := r.fw.change(rules, false); err != nil {
+		return err
+	}
+	if e.HostLink == "" {
+		return nil
+	}
+	return r.removeLink(e.HostLink)
+}
+
+// Disconnect takes a running container off a network. If that was where its
+// default route went, the container is left without one until it is connected
+// elsewhere. force also forgets a container that is not known.
+func (r *Room) Disconnect(ctx context.Context, id model.ID, name string, force bool) error {
+	r.mu.Lock()
+	n, err := r.lookup(name)
+	if err != nil {
+		r.mu.Unlock()
+		return err
+	}
+	e := r.held[id][n.rec.ID]
+	r.mu.Unlock()
+	if e == nil {
+		if force {
+			return nil
+		}
+		return fmt.Errorf("container %s is not connected to network %s: %w", id, n.rec.Name, errdefs.ErrInvalidArgument)
+	}
+	if n.rec.Name == network.NetworkHost {
+		return fmt.Errorf("container cannot be disconnected from host network or connected to host network: %w", errdefs.ErrInvalidArgument)
+	}
+	if err := r.let(id, e); err != nil {
+		return fmt.Errorf("disconnect %s from %s: %w", id.Short(), n.rec.Name, err)
+	}
+	r.event(events.ActionDisconnect, n, id)
+	return ctx.Err()
+}
+
+// Stats reads the container's interfaces from their host ends, where received
+// and sent are the other way round.
+func (r *Room) Stats(ctx context.Context, id model.ID) (map[string]container.NetworkStats, error) {
+	r.mu.Lock()
+	links := map[string]string{}
+	for _, e := range r.held[id] {
+		if e.HostLink != "" {
+			links[e.Interface] = e.HostLink
+		}
+	}
+	r.mu.Unlock()
+	out := map[string]container.NetworkStats{}
+	for inside, host := range links {
+		l, err := r.slow.LinkByName(host)
+		if err != nil {
+			if _, gone := err.(netlink.LinkNotFoundError); gone {
+				continue
+			}
+			return nil, fmt.Errorf("network statistics of %s: %w", id.Short(), err)
+		}
+		if s := l.Attrs().Statistics; s != nil {
+			out[inside] = container.NetworkStats{
+				RxBytes: s.TxBytes, RxPackets: s.TxPackets, RxErrors: s.TxErrors, RxDropped: s.TxDropped,
+				TxBytes: s.RxBytes, TxPackets: s.RxPackets, TxErrors: s.RxErrors, TxDropped: s.RxDropped,
+			}
+		}
+	}
+	return out, ctx.Err()
+}
+
+// Check says whether the wanted endpoints can exist, and fills in their
+// networks' ids. It takes nothing.
+func (r *Room) Check(ctx context.Context, mode container.NetworkMode, want map[string]*network.EndpointSettings) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if m := mode.NetworkName(); m != "" && !mode.IsContainer() {
+		if _, err := r.lookup(m); err != nil {
+			return err
+		}
+	}
+	for name, s := range want {
+		n, err := r.lookup(name)
+		if err != nil {
+			return err
+		}
+		if err := checkEndpoint(n, s); err != nil {
+			return err
+		}
+		if s != nil {
+			s.NetworkID = n.rec.ID
+		}
+	}
+	return ctx.Err()
+}
+
+func (n *net) contains(a netip.Addr) bool {
+	for _, c := range n.rec.IPAM.Config {
+		if c.Subnet.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// checkEndpoint refuses what the network cannot give.
+func checkEndpoint(n *net, s *network.EndpointSettings) error {
+	if s == nil {
+		return nil
+	}
+	bad := func(format string, args ...any) error {
+		return fmt.Errorf(format+": %w", append(args, errdefs.ErrInvalidArgument)...)
+	}
+	if l := len(s.MacAddress); l != 0 && (l != 6 || s.MacAddress[0]&1 != 0) {
+		return bad("invalid MAC address %s: it must be a unicast address of six bytes", s.MacAddress)
+	}
+	if ifn := s.DriverOpts[optIfname]; len(ifn) > ifaceNameMax {
+		return bad("interface name %q is longer than %d characters", ifn, ifaceNameMax)
+	}
+	for k := range s.DriverOpts {
+		if k != optIfname {
+			return fmt.Errorf("endpoint option %s: %w", k, errdefs.ErrNotImplemented)
+		}
+	}
+	if n.rec.Name == network.NetworkBridge && len(s.Aliases) > 0 {
+		return bad("network-scoped aliases are only supported for user-defined networks")
+	}
+	c := s.IPAMConfig
+	if c == nil || !c.IPv4Address.IsValid() && !c.IPv6Address.IsValid() && len(c.LinkLocalIPs) == 0 {
+		return nil
+	}
+	if len(c.LinkLocalIPs) > 0 {
+		return fmt.Errorf("link-local addresses: %w", errdefs.ErrNotImplemented)
+	}
+	if predefined(n.rec.Name) {
+		return bad("user specified IP address is supported on user defined networks only")
+	}
+	if n.rec.AutoSubnet {
+		return bad("user specified IP address is supported only when connecting to networks with user configured subnets")
+	}
+	if c.IPv4Address.IsValid() && !n.contains(c.IPv4Address) {
+		return bad("no configured subnet contains IP address %s", c.IPv4Address)
+	}
+	if c.IPv6Address.IsValid() && !n.contains(c.IPv6Address) {
+		return bad("no configured subnet contains IP address %s", c.IPv6Address)
+	}
+	return nil
+}

@@ -1,0 +1,160 @@
+package network
+
+import (
+	stdnet "net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// The route netlink messages that the hot path needs, in the kernel's form
+// (linux/if_link.h, linux/rtnetlink.h).
+
+const (
+	vethInfoPeer     = 1 // VETH_INFO_PEER
+	ifaceFlagNoDAD   = unix.IFA_F_NODAD
+	iflaBrportIsol   = 33 // IFLA_BRPORT_ISOLATED
+	loopbackIndex    = 1  // the first link of every namespace
+	ifaceNameMax     = unix.IFNAMSIZ - 1
+	defaultGateway4  = "0.0.0.0/0"
+	defaultGateway6  = "::/0"
+	containerLinkMax = 36 // one base-36 digit of the host link's name
+)
+
+// veth describes a pair: one end on a bridge here, the other inside.
+type veth struct {
+	host, inside string
+	mac          stdnet.HardwareAddr
+	mtu          int
+	bridge       int // index
+	netns        int // descriptor
+}
+
+func ifinfo(index int, up bool) *nl.IfInfomsg {
+	m := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	m.Index = int32(index)
+	if up {
+		m.Flags, m.Change = unix.IFF_UP, unix.IFF_UP
+	}
+	return m
+}
+
+// addVeth makes the pair in one message: the host end up and on the bridge,
+// the peer born in the other namespace under its final name and address,
+// still down so that its sysctls can be set first.
+func addVeth(v veth) request {
+	r := newRequest("add link "+v.host, unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
+	r.AddData(ifinfo(0, true))
+	r.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(v.host)))
+	r.AddData(nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(v.bridge))))
+	r.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(v.mtu))))
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("veth"))
+	data := info.AddRtAttr(nl.IFLA_INFO_DATA, nil)
+	peer := data.AddRtAttr(vethInfoPeer, nil)
+	nl.NewIfInfomsgChild(peer, unix.AF_UNSPEC)
+	peer.AddRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(v.inside))
+	peer.AddRtAttr(unix.IFLA_ADDRESS, []byte(v.mac))
+	peer.AddRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(v.mtu)))
+	peer.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(v.netns)))
+	r.AddData(info)
+	return r
+}
+
+// isolatePort keeps a bridge port from talking to other isolated ports.
+func isolatePort(index int) request {
+	r := newRequest("isolate bridge port", unix.RTM_SETLINK, 0)
+	m := nl.NewIfInfomsg(unix.AF_BRIDGE)
+	m.Index = int32(index)
+	r.AddData(m)
+	a := nl.NewRtAttr(unix.IFLA_PROTINFO|unix.NLA_F_NESTED, nil)
+	a.AddRtAttr(iflaBrportIsol, []byte{1})
+	r.AddData(a)
+	return r
+}
+
+func addBridge(name string, mtu int, mac stdnet.HardwareAddr) request {
+	r := newRequest("add bridge "+name, unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
+	r.AddData(ifinfo(0, false))
+	r.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	r.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(mtu))))
+	r.AddData(nl.NewRtAttr(unix.IFLA_ADDRESS, []byte(mac)))
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("bridge"))
+	r.AddData(info)
+	return r
+}
+
+func linkUp(index int, what string) request {
+	r := newRequest("bring up "+what, unix.RTM_SETLINK, 0)
+	r.AddData(ifinfo(index, true))
+	return r
+}
+
+func deleteLink(index int, name string) request {
+	r := newRequest("remove link "+name, unix.RTM_DELLINK, 0)
+	r.AddData(ifinfo(index, false))
+	return r
+}
+
+func family(a netip.Addr) uint8 {
+	if a.Is4() {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
+}
+
+func addAddress(index int, p netip.Prefix) request {
+	r := newRequest("add address "+p.String(), unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE)
+	m := nl.NewIfAddrmsg(int(family(p.Addr())))
+	m.Index = uint32(index)
+	m.Prefixlen = uint8(p.Bits())
+	if p.Addr().Is6() {
+		m.Flags = ifaceFlagNoDAD // ours alone by allocation; waiting a second for that is no use
+	}
+	r.AddData(m)
+	raw := p.Addr().AsSlice()
+	r.AddData(nl.NewRtAttr(unix.IFA_LOCAL, raw))
+	r.AddData(nl.NewRtAttr(unix.IFA_ADDRESS, raw))
+	if p.Addr().Is4() && p.Bits() < 31 {
+		r.AddData(nl.NewRtAttr(unix.IFA_BROADCAST, lastAddr(p).AsSlice()))
+	}
+	return r
+}
+
+// addDefaultRoute routes everything through gw. The link follows from gw's
+// own route unless gw is link local.
+func addDefaultRoute(index int, gw netip.Addr) request {
+	dst := defaultGateway4
+	if gw.Is6() {
+		dst = defaultGateway6
+	}
+	r := newRequest("add route "+dst+" via "+gw.String(), unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE)
+	m := nl.NewRtMsg()
+	m.Family = family(gw)
+	m.Protocol = unix.RTPROT_BOOT
+	m.Scope = unix.RT_SCOPE_UNIVERSE
+	m.Table = unix.RT_TABLE_MAIN
+	m.Type = unix.RTN_UNICAST
+	r.AddData(m)
+	r.AddData(nl.NewRtAttr(unix.RTA_GATEWAY, gw.AsSlice()))
+	r.AddData(nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(index))))
+	return r
+}
+
+// macFor is Docker's scheme: 02:42 and the address.
+func macFor(a netip.Addr) stdnet.HardwareAddr {
+	b := a.AsSlice()
+	return append(stdnet.HardwareAddr{0x02, 0x42}, b[len(b)-4:]...)
+}
+
+// lastAddr is a prefix's highest address.
+func lastAddr(p netip.Prefix) netip.Addr {
+	b := p.Masked().Addr().AsSlice()
+	for i := p.Bits(); i < len(b)*8; i++ {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return a
+}
