@@ -85,10 +85,9 @@ type Start struct {
 	// Files names what the descriptors from 4 on are: FileUser, FileNet.
 	Files []string `json:"files,omitempty"`
 
-	Terminal    bool    `json:"terminal,omitempty"`
-	ConsoleSize [2]uint `json:"consoleSize,omitempty"` // height, width
-	OpenStdin   bool    `json:"openStdin,omitempty"`   // else stdin is /dev/null
-	StdinOnce   bool    `json:"stdinOnce,omitempty"`   // close stdin when the first client that attached it leaves
+	Terminal  bool `json:"terminal,omitempty"`
+	OpenStdin bool `json:"openStdin,omitempty"` // else stdin is /dev/null
+	StdinOnce bool `json:"stdinOnce,omitempty"` // close stdin when the first client that attached it leaves
 	// Owner is the host user and group id that owns the stdio pipes: the
 	// container's root, so that it may open /dev/stdout.
 	Owner uint32 `json:"owner,omitempty"`
@@ -165,12 +164,11 @@ type Attach struct {
 
 // Exec describes a further process.
 type Exec struct {
-	ID          string          `json:"id"`
-	Prepared    json.RawMessage `json:"prepared"` // the runtime's PreparedExec
-	Terminal    bool            `json:"terminal,omitempty"`
-	ConsoleSize [2]uint         `json:"consoleSize,omitempty"`
-	OpenStdin   bool            `json:"openStdin,omitempty"`
-	Owner       uint32          `json:"owner,omitempty"`
+	ID        string          `json:"id"`
+	Prepared  json.RawMessage `json:"prepared"` // the runtime's PreparedExec
+	Terminal  bool            `json:"terminal,omitempty"`
+	OpenStdin bool            `json:"openStdin,omitempty"`
+	Owner     uint32          `json:"owner,omitempty"`
 }
 
 // Reply answers a Request.

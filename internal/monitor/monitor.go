@@ -1,0 +1,275 @@
+package monitor
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"wharf/api/monitorapi"
+	"wharf/internal/logs/logfile"
+	"wharf/internal/runtime"
+	"wharf/internal/undo"
+)
+
+// controlFd is the control socket's descriptor; namespace files follow it.
+const controlFd = 3
+
+// monitor is one container's.
+type monitor struct {
+	start  monitorapi.Start
+	engine engine
+	dir    *os.File // instances/<id>
+	socket *os.File
+	log    *logfile.Log
+	main   *streams
+	proc   process
+	handle *handle
+	began  time.Time
+	execs  execs
+
+	mu     sync.Mutex
+	exit   *monitorapi.Exit
+	exited chan struct{} // closed when exit is recorded
+
+	busy sync.WaitGroup // connections whose answer is under way
+}
+
+// Main is wharf-monitor: it reads a Start from descriptor 3, starts the
+// container, holds it to its end and returns the process's exit code.
+func Main() int {
+	// Signals for the terminal or service that the daemon runs in are not for
+	// us. Handlers, not SIG_IGN, because execve keeps the latter.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT,
+		syscall.SIGTERM, syscall.SIGPIPE, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGTSTP)
+	control, err := ours()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "wharf-monitor is started by wharfd and not by hand:", err)
+		return 2
+	}
+	r := &monitorapi.Reader{R: control}
+	var st monitorapi.Start
+	if err := r.Expect(monitorapi.StartFrame, &st); err != nil {
+		fmt.Fprintln(os.Stderr, "wharf-monitor:", err)
+		return 2
+	}
+	return run(st, control, native{})
+}
+
+// ours takes the control socket and closes every descriptor that the daemon
+// did not mean for us. The daemon gives the container's id, for ps, and the
+// number of namespace files as arguments.
+func ours() (*os.File, error) {
+	if len(os.Args) != 3 {
+		return nil, errors.New("two arguments are due")
+	}
+	n, err := strconv.ParseUint(os.Args[2], 10, 4)
+	if err != nil {
+		return nil, err
+	}
+	// Before anything has been polled: the poller has descriptors as well.
+	if err := unix.CloseRange(controlFd+1+uint(n), 1<<31, 0); err != nil {
+		return nil, err
+	}
+	unix.CloseOnExec(controlFd)
+	if typ, err := unix.GetsockoptInt(controlFd, unix.SOL_SOCKET, unix.SO_TYPE); err != nil || typ != unix.SOCK_STREAM {
+		return nil, errors.New("descriptor 3 is not a socket")
+	}
+	return polled(controlFd, "control")
+}
+
+// run is Main after the Start message.
+func run(st monitorapi.Start, control *os.File, e engine) int {
+	m, err := begin(st, e)
+	if err != nil {
+		_ = monitorapi.WriteJSON(control, monitorapi.Error, asFailed(err))
+		return 1
+	}
+	// A daemon that has died meanwhile changes nothing.
+	_ = monitorapi.WriteJSON(control, monitorapi.StartedFrame,
+		monitorapi.Started{Version: monitorapi.Version, Pid: m.proc.pid(), Warnings: m.proc.warnings()})
+	return m.hold(control)
+}
+
+// begin makes the container and its stdio and starts it.
+func begin(st monitorapi.Start, e engine) (m *monitor, err error) {
+	var u undo.Stack
+	defer u.OnError(&err)
+	f, err := inherited(st.Files)
+	if err != nil {
+		return nil, err
+	}
+	m = &monitor{start: st, engine: e, exited: make(chan struct{})}
+	if m.dir, err = os.Open("."); err != nil {
+		return nil, err
+	}
+	// The log and the socket are made while the init stage sets itself up.
+	aside := make(chan error, 1)
+	go func() { aside <- m.open() }()
+
+	m.main = newStreams(st.Waiting, nil)
+	m.main.keep = !st.StdinOnce
+	if !st.Terminal {
+		pipes, err := m.main.pipes(st.OpenStdin, st.Owner)
+		if err != nil {
+			return nil, err
+		}
+		f.stdin, f.stdout, f.stderr = pipes.stdin, pipes.stdout, pipes.stderr
+	}
+	m.proc, err = e.create(st.Prepared, f)
+	f.closeStdio()
+	f.closeNamespaces()
+	asideErr := <-aside
+	if err != nil {
+		return nil, err
+	}
+	u.Push(func() error { m.proc.close(); return nil })
+	if asideErr != nil {
+		return nil, asideErr
+	}
+	if st.Terminal {
+		if err := m.main.terminal(m.proc.console()); err != nil {
+			return nil, err
+		}
+	}
+	if m.handle, err = openHandle(m.proc.pid()); err != nil {
+		return nil, err
+	}
+	if err := m.proc.start(); err != nil {
+		return nil, err
+	}
+	m.began = time.Now().UTC()
+	return m, nil
+}
+
+// inherited takes the namespace files that follow the control socket.
+func inherited(names []string) (f files, err error) {
+	fd := controlFd + 1
+	for _, name := range names {
+		unix.CloseOnExec(fd)
+		switch name {
+		case monitorapi.FileUser:
+			f.user = os.NewFile(uintptr(fd), name)
+		case monitorapi.FileNet:
+			f.net = os.NewFile(uintptr(fd), name)
+		default:
+			return f, failed(monitorapi.KindUnimplemented, "this monitor does not know the file "+name+" in a start message")
+		}
+		fd++
+	}
+	return f, nil
+}
+
+func (f files) closeNamespaces() {
+	for _, x := range []*os.File{f.user, f.net} {
+		if x != nil {
+			_ = x.Close()
+		}
+	}
+}
+
+// open opens the log and the socket.
+func (m *monitor) open() error {
+	var p logfile.Plan
+	if err := json.Unmarshal(m.start.Log, &p); err != nil {
+		return fmt.Errorf("log plan: %w", err)
+	}
+	var err error
+	if m.log, err = logfile.Open(p); err != nil {
+		return fmt.Errorf("log: %w", err)
+	}
+	m.socket, err = listen(monitorapi.SocketName)
+	return err
+}
+
+// hold keeps the container until it has ended and everybody was told.
+func (m *monitor) hold(control *os.File) int {
+	m.main.sink = logSink{m.log}
+	m.main.run()
+	go m.accept()
+	m.busy.Add(1)
+	go func() { // the daemon's held wait
+		defer m.busy.Done()
+		m.sendExit(control)
+		_ = control.Close()
+	}()
+
+	e := ended(m.handle.wait())
+	m.main.finish()
+	m.main.shut()
+	_ = m.log.Close()
+	if err := m.record(e); err != nil {
+		// The daemon that waits is told nevertheless; one that comes later
+		// takes a missing exit file for a killed monitor.
+		fmt.Fprintln(os.Stderr, "wharf-monitor: exit file:", err)
+	}
+	m.mu.Lock()
+	m.exit = &e
+	close(m.exited)
+	m.mu.Unlock()
+
+	_ = unix.Unlinkat(int(m.dir.Fd()), monitorapi.SocketName, 0)
+	_ = m.socket.Close()
+	m.proc.close()
+	m.main.close(e)
+	m.busy.Wait()
+	return 0
+}
+
+// record writes the exit file.
+func (m *monitor) record(e monitorapi.Exit) error {
+	p, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	const tmp = monitorapi.ExitName + ".tmp"
+	dir := int(m.dir.Fd())
+	fd, err := unix.Openat(dir, tmp, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return os.NewSyscallError("openat", err)
+	}
+	f := os.NewFile(uintptr(fd), tmp)
+	_, err = f.Write(p)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.NewSyscallError("renameat", unix.Renameat(dir, tmp, dir, monitorapi.ExitName))
+}
+
+// sendExit waits for the exit and sends it.
+func (m *monitor) sendExit(conn *os.File) {
+	<-m.exited
+	_ = monitorapi.WriteJSON(conn, monitorapi.ExitFrame, m.exit)
+}
+
+// logSink adapts the log.
+type logSink struct{ l *logfile.Log }
+
+func (s logSink) write(t monitorapi.Type, p []byte) { s.l.Write(byte(t), p) }
+func (s logSink) end(t monitorapi.Type)             { s.l.Flush(byte(t)) }
+
+// failed makes an error for the other side.
+func failed(kind, text string) error { return &monitorapi.Failed{Kind: kind, Text: text} }
+
+// asFailed is what the other side is told of err.
+func asFailed(err error) *monitorapi.Failed {
+	var f *monitorapi.Failed
+	var x *runtime.ExecError
+	switch {
+	case errors.As(err, &f):
+		return f
+	case errors.As(err, &x):
+		return &monitorapi.Failed{Kind: monitorapi.KindInvalid, Code: x.Code, Text: x.Msg}
+	}
+	return &monitorapi.Failed{Kind: monitorapi.KindInternal, Text: err.Error()}
+}
+
+// validSignal reports whether n can be sent.
+func validSignal(n monitorapi.SignalNumber) bool { return n > 0 && n <= 64 }
