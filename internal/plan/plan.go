@@ -1,11 +1,9 @@
 package plan
 
 import (
-	"fmt"
 	"net/netip"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -36,9 +34,12 @@ type Facts struct {
 	// Capabilities is the bounding set of the daemon, "CAP_..." names: a
 	// container cannot get more. nil: unknown, everything.
 	Capabilities []string
-	// Rlimits is what the daemon has, by name ("RLIMIT_NOFILE"); a container
-	// without --ulimit inherits it.
-	Rlimits map[string]specs.POSIXRlimit
+	Hostname     string
+	// MaskedPaths are masked beside the usual ones, because this machine has
+	// them (/sys/devices/system/cpu/cpu0/thermal_throttle).
+	MaskedPaths []string
+	// IPv4Forward: packets are forwarded; without it bridges do not reach out.
+	IPv4Forward bool
 }
 
 // Defaults is what the configuration says for containers that do not say it
@@ -54,10 +55,11 @@ type Defaults struct {
 	CgroupnsMode   container.CgroupnsMode // "" decides by the cgroup version
 	Init           bool
 	NoNewPrivs     bool
-	SELinux        bool   // label containers
-	SeccompProfile string // "" is the built-in one, "unconfined", or a profile's JSON
-	UsernsHost     bool   // containers use the host's ids unless they say otherwise
-	StopTimeout    int    // seconds, 10 unless set
+	SELinux        bool          // label containers
+	SeccompProfile string        // "" is the built-in one, "unconfined", or a profile's JSON
+	Seccomp        *SeccompCache // nil expands the profile for each container anew
+	UsernsHost     bool          // containers use the host's ids unless they say otherwise
+	StopTimeout    int           // seconds, 10 unless set
 
 	CgroupParent  string // absolute below the cgroup root: "/wharf"
 	ContainersDir string // <data root>/containers: log files live in <dir>/<id>/
@@ -80,6 +82,9 @@ type Lookup struct {
 	// Devices describes the device at a host path, or those below a
 	// directory. Path in the results is the host's.
 	Devices func(path string) ([]specs.LinuxDevice, error)
+	// Labels makes SELinux labels for a new container from "label=" options
+	// ("disable", "type:x"); nil where SELinux is off.
+	Labels func(opts []string) (process, mount string, err error)
 }
 
 // CreateInput is what Create decides from.
@@ -117,37 +122,6 @@ type StartInput struct {
 	Lookup Lookup // Devices is used
 }
 
-// Create decides a new container. It checks every field, merges the image's
-// configuration in, and fills in defaults. The container comes back in the
-// phase "created". Warnings are for the client.
-func Create(in CreateInput, f Facts, d Defaults) (model.Container, []string, error) {
-	return model.Container{}, nil, errTodo("create")
-}
-
-// Start describes the container's process and surroundings as an OCI runtime
-// spec.
-func Start(c model.Container, in StartInput, f Facts, d Defaults) (*model.Bundle, []string, error) {
-	return nil, nil, errTodo("start")
-}
-
-// Exec describes a further process in the running container c.
-func Exec(c model.Container, id model.ID, r model.ExecRequest, f Facts, d Defaults) (*model.ExecSpec, error) {
-	return nil, errTodo("exec")
-}
-
-// Update changes the limits and the restart policy. The returned container's
-// HostConfig.Resources is what Instance.Update has to be given.
-func Update(c model.Container, u container.UpdateConfig, f Facts) (model.Container, []string, error) {
-	return c, nil, errTodo("update")
-}
-
-// Joined names the containers whose namespaces a container joins; "" none.
-
-type Joined struct{ Net, IPC, Pid model.ID }
-
-// Joins reads them from the record.
-func Joins(c model.Container) Joined { return Joined{} }
-
 // FilesInput is what Files needs.
 type FilesInput struct {
 	Container model.Container
@@ -171,13 +145,3 @@ type Link struct {
 
 // EtcFiles are the texts of three files.
 type EtcFiles struct{ Hosts, Hostname, Resolv []byte }
-
-// Files writes hosts, hostname and resolv.conf.
-func Files(in FilesInput, d Defaults) EtcFiles { return EtcFiles{} }
-
-// CheckName checks a name that a person chose (without the leading slash).
-func CheckName(name string) error { return errTodo("name") }
-
-func errTodo(what string) error {
-	return fmt.Errorf("plan %s: %w", what, errdefs.ErrNotImplemented)
-}

@@ -1,0 +1,161 @@
+package plan
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"wharf/internal/model"
+)
+
+func itoa[T ~int64 | ~uint32](n T) string { return strconv.FormatInt(int64(n), 10) }
+
+// mounts puts together what a container sees: the kernel's file systems, its
+// own files in /etc, and what the user mounts, which replaces any of those.
+func (s *starting) mounts() error {
+	users := s.in.Mounts
+	if users == nil {
+		users = s.c.Mounts
+	}
+	users = slices.SortedFunc(slices.Values(users), byDepth)
+	taken := make(map[string]bool, len(users))
+	for _, m := range users {
+		taken[m.Destination] = true
+	}
+	for _, m := range s.kernelMounts() {
+		if !taken[m.Destination] && !(taken["/dev"] && strings.HasPrefix(m.Destination, "/dev/")) {
+			s.spec.Mounts = append(s.spec.Mounts, m)
+		}
+	}
+	for _, m := range users {
+		one, err := s.userMount(m)
+		if err != nil {
+			return err
+		}
+		s.spec.Mounts = append(s.spec.Mounts, one)
+	}
+	for _, e := range []struct{ source, dest string }{
+		{s.in.Resolv, "/etc/resolv.conf"}, {s.in.Hostname, "/etc/hostname"}, {s.in.Hosts, "/etc/hosts"},
+	} {
+		if e.source != "" && !taken[e.dest] {
+			opts := []string{"rbind", "rprivate"}
+			if s.hc.ReadonlyRootfs {
+				opts = append(opts, "ro")
+			}
+			s.spec.Mounts = append(s.spec.Mounts, s.mapped(specs.Mount{Destination: e.dest, Type: "bind", Source: e.source, Options: opts}))
+		}
+	}
+	return nil
+}
+
+// mapped makes a bind show the container's own view of owners: what root owns
+// on the host, the container's root owns inside.
+func (s *starting) mapped(m specs.Mount) specs.Mount {
+	if s.c.IDs.Mapped() {
+		m.UIDMappings, m.GIDMappings = s.spec.Linux.UIDMappings, s.spec.Linux.GIDMappings
+	}
+	return m
+}
+
+// kernelMounts are proc, dev, sys and those below. Where the container cannot
+// mount one itself, because it shares the namespace that the file system
+// shows without owning it, the host's is bound read-only.
+func (s *starting) kernelMounts() []specs.Mount {
+	hc, foreign := s.hc, s.c.IDs.Mapped()
+	bind := func(p string) specs.Mount {
+		return specs.Mount{Destination: p, Type: "bind", Source: p, Options: []string{"rbind", "rprivate", "ro", "nosuid", "noexec", "nodev"}}
+	}
+	proc := specs.Mount{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}}
+	if foreign && hc.PidMode.IsHost() {
+		proc = bind("/proc")
+	}
+	sys := specs.Mount{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}}
+	if foreign && hc.NetworkMode.IsHost() {
+		sys = bind("/sys")
+		sys.Options[0] = "bind" // the host's mounts below it are not for the container
+	} else if hc.Privileged {
+		sys.Options = sys.Options[:3]
+	}
+	cgroup := specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"ro", "nosuid", "noexec", "nodev"}}
+	if w := s.sec.writableCgroups; w != nil && *w || w == nil && hc.Privileged {
+		cgroup.Options = cgroup.Options[1:]
+	}
+	mqueue := specs.Mount{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}}
+	if foreign && hc.IpcMode.IsHost() {
+		mqueue = bind("/dev/mqueue")
+	}
+	out := []specs.Mount{
+		proc,
+		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
+		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+		sys, cgroup, mqueue,
+	}
+	if shm, ok := s.shm(); ok {
+		out = append(out, shm)
+	}
+	return out
+}
+
+// shm is the memory that goes with an IPC namespace: its owner's.
+func (s *starting) shm() (specs.Mount, bool) {
+	m := specs.Mount{Destination: "/dev/shm", Type: "bind", Options: []string{"rbind", "rprivate", "nosuid", "noexec", "nodev"}}
+	switch mode := s.hc.IpcMode; {
+	case mode.IsNone():
+		return m, false
+	case mode.IsHost():
+		m.Source = "/dev/shm"
+	case mode.IsContainer():
+		m.Source = s.in.JoinShm // the same user namespace: owners are right as they are
+		return m, m.Source != ""
+	default:
+		m.Type, m.Source = "tmpfs", "shm"
+		m.Options = []string{"nosuid", "noexec", "nodev", "mode=1777", "size=" + itoa(s.hc.ShmSize)}
+	}
+	return m, true
+}
+
+func (s *starting) userMount(m model.Mount) (specs.Mount, error) {
+	if m.Type == "tmpfs" {
+		return specs.Mount{Destination: m.Destination, Type: "tmpfs", Source: "tmpfs", Options: m.Options}, nil
+	}
+	if m.Source == "" {
+		return specs.Mount{}, invalid("volume %s at %s has no directory", m.Name, m.Destination)
+	}
+	bind := "bind"
+	if m.Recursive || m.Type == "volume" {
+		bind = "rbind"
+	}
+	opts := []string{bind}
+	if m.ReadOnly {
+		switch {
+		case m.RORecursive != "off" && s.f.RORecursive:
+			opts = append(opts, "rro")
+		case m.RORecursive == "force":
+			return specs.Mount{}, invalid("mount at %s: this kernel cannot make a mount read-only recursively", m.Destination)
+		default:
+			opts = append(opts, "ro")
+		}
+	}
+	prop := m.Propagation
+	if prop == "" {
+		prop = "rprivate"
+	}
+	opts = append(opts, prop)
+	s.rootPropagation(prop)
+	return s.mapped(specs.Mount{Destination: m.Destination, Type: "bind", Source: m.Source, Options: opts}), nil
+}
+
+// rootPropagation lets through at the root what a mount below needs.
+func (s *starting) rootPropagation(prop string) {
+	l := s.spec.Linux
+	switch strings.TrimPrefix(prop, "r") {
+	case "shared":
+		l.RootfsPropagation = "shared"
+	case "slave":
+		if l.RootfsPropagation == "" {
+			l.RootfsPropagation = "rslave"
+		}
+	}
+}
