@@ -1,0 +1,181 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/moby/moby/client"
+)
+
+// daemon is a wharfd under test with everything of its own.
+type daemon struct {
+	dir    string // data, run, docker.sock, pid, daemon.log, config/
+	parent string // cgroup parent
+	args   []string
+
+	mu   sync.Mutex
+	cmd  *exec.Cmd
+	gone chan struct{}
+}
+
+// newDaemon makes the directories. Paths are short: a unix socket's may have
+// 107 bytes.
+func newDaemon(name string, args ...string) (*daemon, error) {
+	base := os.Getenv("WHARF_E2E_DIR")
+	if base == "" {
+		base = "/var/tmp"
+	}
+	dir, err := os.MkdirTemp(base, "wharf-"+name+"-")
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(filepath.Join(dir, "config"), 0o700); err != nil {
+		return nil, err
+	}
+	return &daemon{dir: dir, parent: fmt.Sprintf("wharf-test-%d-%s", os.Getpid(), filepath.Base(dir)), args: args}, nil
+}
+
+func (d *daemon) socket() string  { return filepath.Join(d.dir, "docker.sock") }
+func (d *daemon) data() string    { return filepath.Join(d.dir, "data") }
+func (d *daemon) execDir() string { return filepath.Join(d.dir, "run") }
+func (d *daemon) pid() int        { return d.cmd.Process.Pid }
+
+// start starts wharfd and waits until it answers.
+func (d *daemon) start() error {
+	logFile, err := os.OpenFile(filepath.Join(d.dir, "daemon.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer logFile.Close()
+	args := append([]string{
+		"--data-root", d.data(), "--exec-root", d.execDir(), "-H", "unix://" + d.socket(),
+		"--pidfile", filepath.Join(d.dir, "pid"), "--cgroup-parent", d.parent, "--log-level", "debug",
+		"--config-file", filepath.Join(d.dir, "daemon.json"),
+	}, d.args...)
+	if _, err := os.Stat(filepath.Join(d.dir, "daemon.json")); err != nil {
+		if err := os.WriteFile(filepath.Join(d.dir, "daemon.json"), []byte("{}"), 0o600); err != nil {
+			return err
+		}
+	}
+	cmd := exec.Command(filepath.Join(tools.bin, "wharfd"), args...)
+	cmd.Stdout, cmd.Stderr = logFile, logFile
+	// Ctrl-C at the terminal is for the tests; they end the daemon.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("wharfd: %w", err)
+	}
+	gone := make(chan struct{})
+	go func() { _ = cmd.Wait(); close(gone) }()
+	d.mu.Lock()
+	d.cmd, d.gone = cmd, gone
+	d.mu.Unlock()
+	return d.await(20 * time.Second)
+}
+
+// await waits for an answer to a ping.
+func (d *daemon) await(limit time.Duration) error {
+	deadline := time.Now().Add(limit)
+	for time.Now().Before(deadline) {
+		if resp, err := d.http().Get("http://wharf/_ping"); err == nil {
+			resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return nil
+			}
+		}
+		select {
+		case <-d.gone:
+			return fmt.Errorf("wharfd ended at start:\n%s", d.log(4000))
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	return fmt.Errorf("wharfd does not answer after %s:\n%s", limit, d.log(4000))
+}
+
+// log returns the last n bytes of the daemon's log.
+func (d *daemon) log(n int) string {
+	b, _ := os.ReadFile(filepath.Join(d.dir, "daemon.log"))
+	if len(b) > n {
+		b = b[len(b)-n:]
+	}
+	return string(b)
+}
+
+// stop ends the daemon as a service manager does, kill as a crash does.
+// Containers live on.
+func (d *daemon) stop() error { return d.signal(syscall.SIGTERM, 20*time.Second) }
+func (d *daemon) kill() error { return d.signal(syscall.SIGKILL, 5*time.Second) }
+
+func (d *daemon) signal(sig syscall.Signal, limit time.Duration) error {
+	if d.cmd == nil {
+		return nil
+	}
+	_ = d.cmd.Process.Signal(sig)
+	select {
+	case <-d.gone:
+		return nil
+	case <-time.After(limit):
+		_ = d.cmd.Process.Kill()
+		<-d.gone
+		return fmt.Errorf("wharfd did not end within %s of %s:\n%s", limit, sig, d.log(4000))
+	}
+}
+
+// end removes every container, stops the daemon, and looks for leftovers.
+func (d *daemon) end() error {
+	var errs []error
+	if out := d.docker("ps", "-aq"); out.Stdout != "" {
+		ids := strings.Fields(out.Stdout)
+		errs = append(errs, fmt.Errorf("containers that no test removed: %v", ids))
+		d.docker(append([]string{"rm", "-f", "-v"}, ids...)...)
+	}
+	errs = append(errs, eventually(3*time.Second, func() error { return d.fsck() }))
+	errs = append(errs, d.stop(), eventually(3*time.Second, func() error { return d.fsckDown() }))
+	if err := errors.Join(errs...); err != nil {
+		killStrays(d.dir) // so that a failed run leaves no processes
+		return fmt.Errorf("%w\n(kept for you to look at: %s)", err, d.dir)
+	}
+	if os.Getenv("WHARF_E2E_KEEP") != "" {
+		return nil
+	}
+	removeGroups(d.parent)
+	return os.RemoveAll(d.dir)
+}
+
+func (d *daemon) load(image string) error {
+	if r := d.docker("load", "-i", filepath.Join(tools.images, image+".tar")); r.Code != 0 {
+		return fmt.Errorf("docker load %s: %s\n%s", image, r, d.log(4000))
+	}
+	return nil
+}
+
+// http is a client for requests that no CLI would send.
+func (d *daemon) http() *http.Client {
+	return &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", d.socket())
+		},
+	}}
+}
+
+func (d *daemon) sdk() (*client.Client, error) {
+	return client.New(client.WithHost("unix://"+d.socket()), client.WithAPIVersionNegotiation())
+}
+
+// env is the environment of a CLI that talks to the daemon.
+func (d *daemon) env() []string {
+	return []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + d.dir, "DOCKER_CONFIG=" + filepath.Join(d.dir, "config"),
+		"DOCKER_HOST=unix://" + d.socket(), "TERM=xterm",
+	}
+}

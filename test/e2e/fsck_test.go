@@ -1,0 +1,153 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/vishvananda/netlink"
+)
+
+// fsckContainer looks for what a removed container left.
+func (d *daemon) fsckContainer(id string) error {
+	var errs []error
+	for _, dir := range []string{filepath.Join(d.execDir(), "instances", id), filepath.Join(d.data(), "containers", id)} {
+		if _, err := os.Stat(dir); err == nil {
+			errs = append(errs, fmt.Errorf("left directory %s", dir))
+		}
+	}
+	for _, g := range groups(id) {
+		errs = append(errs, fmt.Errorf("left control group %s", g))
+	}
+	for pid, cmdline := range processes() {
+		if strings.Contains(cmdline, id) {
+			errs = append(errs, fmt.Errorf("left process %d: %s", pid, cmdline))
+		}
+	}
+	if m := mounts(id); len(m) > 0 {
+		errs = append(errs, fmt.Errorf("left mounts: %v", m))
+	}
+	return errors.Join(errs...)
+}
+
+// fsck looks at a daemon that runs and has no containers.
+func (d *daemon) fsck() error {
+	var errs []error
+	for _, dir := range []string{filepath.Join(d.execDir(), "instances"), filepath.Join(d.data(), "containers")} {
+		entries, _ := os.ReadDir(dir)
+		for _, e := range entries {
+			errs = append(errs, fmt.Errorf("%s without a record", filepath.Join(dir, e.Name())))
+		}
+	}
+	errs = append(errs, d.monitors(), d.mounted(), d.groupsLeft())
+	links, _ := netlink.LinkList()
+	for _, l := range links {
+		if l.Type() == "veth" {
+			errs = append(errs, fmt.Errorf("link %s without a container", l.Attrs().Name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// fsckDown looks when the daemon has ended too.
+func (d *daemon) fsckDown() error {
+	return errors.Join(d.monitors(), d.mounted(), d.groupsLeft())
+}
+
+// monitors are processes other than the daemon that run our binaries or have
+// the daemon's directory on their command line.
+func (d *daemon) monitors() error {
+	var errs []error
+	for pid, cmdline := range processes() {
+		if pid == os.Getpid() || d.cmd != nil && pid == d.cmd.Process.Pid {
+			continue
+		}
+		if strings.Contains(cmdline, d.dir+"/") {
+			errs = append(errs, fmt.Errorf("left process %d: %s", pid, cmdline))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (d *daemon) mounted() error {
+	if m := mounts(d.dir + "/"); len(m) > 0 {
+		return fmt.Errorf("left mounts: %v", m)
+	}
+	return nil
+}
+
+func (d *daemon) groupsLeft() error {
+	var errs []error
+	for _, g := range groups(d.parent) {
+		if filepath.Base(g) != d.parent { // the parent itself may stay
+			errs = append(errs, fmt.Errorf("left control group %s", g))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// processes maps process ids to command lines.
+func processes() map[int]string {
+	found := map[int]string{}
+	entries, _ := os.ReadDir("/proc")
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		b, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
+		if err == nil && len(b) > 0 {
+			found[pid] = strings.ReplaceAll(strings.TrimRight(string(b), "\x00"), "\x00", " ")
+		}
+	}
+	return found
+}
+
+// groups are the control groups whose path contains word.
+func groups(word string) []string {
+	var found []string
+	tops, _ := filepath.Glob("/sys/fs/cgroup/*/*wharf*")
+	v2, _ := filepath.Glob("/sys/fs/cgroup/*wharf*")
+	for _, top := range append(tops, v2...) {
+		_ = filepath.WalkDir(top, func(path string, e os.DirEntry, err error) error {
+			if err == nil && e.IsDir() && strings.Contains(path, word) {
+				found = append(found, path)
+			}
+			return nil
+		})
+	}
+	return found
+}
+
+// removeGroups removes what is left of a cgroup parent, deepest first.
+func removeGroups(word string) {
+	found := groups(word)
+	for i := len(found) - 1; i >= 0; i-- {
+		_ = os.Remove(found[i])
+	}
+}
+
+// mounts are lines of this mount namespace's mountinfo that contain word.
+func mounts(word string) []string {
+	b, _ := os.ReadFile("/proc/self/mountinfo")
+	var found []string
+	for line := range strings.Lines(string(b)) {
+		if strings.Contains(line, word) {
+			found = append(found, strings.TrimSpace(line))
+		}
+	}
+	return found
+}
+
+// killStrays ends processes that were started below dir, by their ids.
+func killStrays(dir string) {
+	for pid, cmdline := range processes() {
+		if pid != os.Getpid() && strings.Contains(cmdline, dir+"/") {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
+}
