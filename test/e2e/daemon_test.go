@@ -48,7 +48,6 @@ func newDaemon(name string, args ...string) (*daemon, error) {
 func (d *daemon) socket() string  { return filepath.Join(d.dir, "docker.sock") }
 func (d *daemon) data() string    { return filepath.Join(d.dir, "data") }
 func (d *daemon) execDir() string { return filepath.Join(d.dir, "run") }
-func (d *daemon) pid() int        { return d.cmd.Process.Pid }
 
 // start starts wharfd and waits until it answers.
 func (d *daemon) start() error {
@@ -169,7 +168,7 @@ func (d *daemon) http() *http.Client {
 }
 
 func (d *daemon) sdk() (*client.Client, error) {
-	return client.New(client.WithHost("unix://"+d.socket()), client.WithAPIVersionNegotiation())
+	return client.New(client.WithHost("unix://" + d.socket()))
 }
 
 // env is the environment of a CLI that talks to the daemon.
