@@ -1,0 +1,111 @@
+package lifecycle
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
+
+	"wharf/internal/model"
+)
+
+// connector changes a container's networks.
+type connector struct{ *core }
+
+// Connect puts a container on a network, at once if it runs, else with its
+// next start.
+func (s connector) Connect(ctx context.Context, name, ref string, want *network.EndpointSettings) error {
+	ctx, e, done, err := s.begin(ctx, ref)
+	if err != nil {
+		return err
+	}
+	defer done()
+	c := e.record()
+	if err := s.connectable(c, name); err != nil {
+		return err
+	}
+	if want == nil {
+		want = &network.EndpointSettings{}
+	}
+	one := map[string]*network.EndpointSettings{name: want.Copy()}
+	if err := s.networks.Check(ctx, container.NetworkMode(name), one); err != nil {
+		return err
+	}
+	all := maps.Clone(c.Endpoints)
+	if all == nil {
+		all = map[string]*network.EndpointSettings{}
+	}
+	maps.Copy(all, one)
+	attached := c.Attached
+	if c.State.Running() {
+		r := s.attachment(c, fmt.Sprintf("/proc/%d/ns/net", c.State.Pid), c.State.Pid, one)
+		ep, err := s.networks.Connect(ctx, r, name)
+		if err != nil {
+			return err
+		}
+		attached = append(slices.Clone(attached), ep)
+	}
+	err = s.save(ctx, e, true, func(c *model.Container) { c.Endpoints, c.Attached = all, attached })
+	if err != nil && c.State.Running() {
+		_ = s.networks.Disconnect(ctx, e.id, name, true)
+	}
+	return err
+}
+
+// connectable says why c cannot be on a further network.
+func (s connector) connectable(c *model.Container, name string) error {
+	mode := c.HostConfig.NetworkMode
+	switch {
+	case c.State.Phase == container.StateRemoving || c.State.Phase == container.StateDead:
+		return conflict("container %s is marked for removal and cannot be connected to network %s", c.ID, name)
+	case mode.IsContainer():
+		return conflict("container sharing network namespace with another container or host cannot be connected to any other network")
+	case mode.IsHost() || name == network.NetworkHost:
+		return conflict("container cannot be connected to host network or disconnected from it; create it with --network host")
+	case mode.IsNone() && c.State.Running() || name == network.NetworkNone:
+		return conflict("container cannot be connected to multiple networks with one of the networks in private (none) mode")
+	}
+	if _, ok := c.Endpoints[name]; ok {
+		return conflict("endpoint with name %s already exists in network %s", c.Name, name)
+	}
+	return nil
+}
+
+// Disconnect takes a container off a network.
+func (s connector) Disconnect(ctx context.Context, name, ref string, force bool) error {
+	ctx, e, done, err := s.begin(ctx, ref)
+	if err != nil {
+		return err
+	}
+	defer done()
+	c := e.record()
+	if c.HostConfig.NetworkMode.IsHost() || name == network.NetworkHost {
+		return conflict("container cannot be disconnected from host network - container can only be connected to or disconnected from a network other than host")
+	}
+	key, ok := endpointKey(c, name)
+	if !ok {
+		return notFound("container %s is not connected to network %s", c.ID, name)
+	}
+	if c.State.Running() {
+		if err := s.networks.Disconnect(ctx, e.id, key, force); err != nil {
+			return err
+		}
+	}
+	all := maps.Clone(c.Endpoints)
+	delete(all, key)
+	left := slices.DeleteFunc(slices.Clone(c.Attached), func(ep model.Endpoint) bool { return ep.Network == key })
+	return s.save(ctx, e, true, func(c *model.Container) { c.Endpoints, c.Attached = all, left })
+}
+
+// endpointKey finds the endpoint on the network with this name or id.
+func endpointKey(c *model.Container, ref string) (string, bool) {
+	for name, ep := range endpoints(c) {
+		if name == ref || ref != "" && ep.NetworkID == ref {
+			return name, true
+		}
+	}
+	return "", false
+}

@@ -1,0 +1,98 @@
+package lifecycle
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+
+	"wharf/internal/driver"
+	"wharf/internal/model"
+)
+
+// Errors here carry an errdefs kind and exactly the text given, because
+// Docker's clients look for some of these texts.
+
+func conflict(format string, args ...any) error {
+	return errdefs.ErrConflict.WithMessage(fmt.Sprintf(format, args...))
+}
+
+func notFound(format string, args ...any) error {
+	return errdefs.ErrNotFound.WithMessage(fmt.Sprintf(format, args...))
+}
+
+func invalid(format string, args ...any) error {
+	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(format, args...))
+}
+
+func notModified(text string) error { return errdefs.ErrNotModified.WithMessage(text) }
+
+func noSuchContainer(ref string) error { return notFound("No such container: %s", ref) }
+
+func nameInUse(name string, id model.ID) error {
+	return conflict("Conflict. The container name %q is already in use by container %q. You have to remove (or rename) that container to be able to reuse that name.", "/"+name, id)
+}
+
+func notRunning(id model.ID) error { return conflict("container %s is not running", id) }
+
+func isRestarting(id model.ID) error {
+	return conflict("Container %s is restarting, wait until the container is running", id)
+}
+
+// wrapped puts a text in front of err and keeps its kind.
+type wrapped struct {
+	text string
+	err  error
+}
+
+func (w *wrapped) Error() string { return w.text + ": " + w.err.Error() }
+func (w *wrapped) Unwrap() error { return w.err }
+
+func wrap(err error, format string, args ...any) error {
+	if err == nil {
+		return nil
+	}
+	return &wrapped{text: fmt.Sprintf(format, args...), err: err}
+}
+
+// startError gives a failed start its exit code and the text by which Docker's
+// clients tell 125, 126 and 127 apart: run looks for "executable file not
+// found", "no such file or directory" (127), "permission denied", "is a
+// directory" (126); everything else is 125.
+func startError(err error) (code int, out error) {
+	var se *driver.StartError
+	if !errors.As(err, &se) {
+		return 128, err
+	}
+	text := err.Error()
+	switch {
+	case se.Code == 127 && !containsAny(text, "executable file not found", "no such file or directory"):
+		text += ": executable file not found in $PATH"
+	case se.Code == 126 && !containsAny(text, "permission denied", "is a directory"):
+		text += ": permission denied"
+	}
+	return se.Code, errdefs.ErrInvalidArgument.WithMessage("failed to create task for container: " + text)
+}
+
+func containsAny(s string, words ...string) bool {
+	for _, w := range words {
+		if strings.Contains(s, w) {
+			return true
+		}
+	}
+	return false
+}
+
+// phaseError says why a container in phase p cannot do what needs a process.
+func phaseError(c *model.Container) error {
+	switch c.State.Phase {
+	case container.StateRunning, container.StatePaused:
+		return nil
+	case container.StateRestarting:
+		return isRestarting(c.ID)
+	default:
+		return notRunning(c.ID)
+	}
+}

@@ -1,0 +1,231 @@
+package lifecycle
+
+import (
+	"context"
+	"io"
+	"path"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+
+	"wharf/internal/model"
+)
+
+// files moves files in and out of containers.
+type files struct{ *core }
+
+// Changes compares the writable layer with the image.
+func (s files) Changes(ctx context.Context, ref string) ([]container.FilesystemChange, error) {
+	e, err := s.index.find(ref)
+	if err != nil {
+		return nil, err
+	}
+	return s.images.Changes(ctx, e.id)
+}
+
+// root opens the container's root: as it is inside while the container runs,
+// mounts included, else the layers alone with the volume or bind below which
+// name lies. It returns name as seen from that root.
+func (s files) root(ctx context.Context, e *entry, name string, write bool) (r Root, in string, release func() error, err error) {
+	c := e.record()
+	free := func() error { return nil }
+	switch {
+	case c.State.Phase == container.StateRemoving || c.State.Phase == container.StateDead:
+		return r, "", nil, conflict("container %s is marked for removal; its files cannot be reached", c.ID)
+	case c.State.Running() && c.State.Pid != 0:
+		return Root{Dir: "/proc/" + strconv.Itoa(c.State.Pid) + "/root", IDs: c.IDs}, name, free, nil
+	}
+	if m, rest, ok := below(c.Mounts, name); ok && m.Type != "tmpfs" {
+		dir, err := s.source(ctx, c, m)
+		if err != nil {
+			return r, "", nil, err
+		}
+		return Root{Dir: dir}, rest, free, s.writable(c, &m, write)
+	}
+	if err := s.writable(c, nil, write); err != nil {
+		return r, "", nil, err
+	}
+	dir, release, err := s.images.Mount(ctx, c.ID, !write)
+	if err != nil {
+		return r, "", nil, wrap(err, "mount root of %s", c.ID.Short())
+	}
+	return Root{Dir: dir}, name, release, nil
+}
+
+// source is the directory of a mount of a container that does not run.
+func (s files) source(ctx context.Context, c *model.Container, m model.Mount) (string, error) {
+	if m.Type != "volume" {
+		return m.Source, nil
+	}
+	dir, err := s.volumes.Use(ctx, c.ID, m)
+	return path.Join(dir, m.Subpath), err
+}
+
+// writable refuses to write where the container could not.
+func (s files) writable(c *model.Container, m *model.Mount, write bool) error {
+	switch {
+	case !write:
+		return nil
+	case m != nil && m.ReadOnly:
+		return errdefs.ErrPermissionDenied.WithMessage("mount at " + m.Destination + " is marked read-only")
+	case m == nil && c.HostConfig.ReadonlyRootfs:
+		return errdefs.ErrPermissionDenied.WithMessage("container rootfs is marked read-only")
+	}
+	return nil
+}
+
+// below finds the innermost mount that name lies in, and the rest of name.
+func below(mounts []model.Mount, name string) (m model.Mount, rest string, ok bool) {
+	clean := path.Clean("/" + name)
+	for _, x := range mounts {
+		if clean == x.Destination || strings.HasPrefix(clean, strings.TrimSuffix(x.Destination, "/")+"/") {
+			if !ok || len(x.Destination) > len(m.Destination) {
+				m, ok = x, true
+			}
+		}
+	}
+	if !ok {
+		return m, "", false
+	}
+	rest = "/" + strings.TrimPrefix(strings.TrimPrefix(clean, m.Destination), "/")
+	for _, tail := range []string{"/.", "/"} { // which matter to cp
+		if strings.HasSuffix(name, tail) {
+			rest = strings.TrimSuffix(rest, "/") + tail
+			break
+		}
+	}
+	return m, rest, true
+}
+
+// missing turns "not found" into the text that docker cp looks for.
+func missing(err error, ref, name string) error {
+	if errdefs.IsNotFound(err) {
+		return notFound("Could not find the file %s in container %s", name, ref)
+	}
+	return err
+}
+
+// ArchiveStat describes one path.
+func (s files) ArchiveStat(ctx context.Context, ref, name string) (container.PathStat, error) {
+	e, err := s.index.find(ref)
+	if err != nil {
+		return container.PathStat{}, err
+	}
+	r, in, release, err := s.root(ctx, e, name, false)
+	if err != nil {
+		return container.PathStat{}, err
+	}
+	defer s.free(e, release)
+	st, err := s.archives.Stat(ctx, r, in)
+	if err == nil && in == "/" {
+		st.Name = path.Base(path.Clean("/" + name)) // a mount's own name, not its source's
+	}
+	return st, missing(err, ref, name)
+}
+
+// ArchiveGet streams a path as tar. The caller closes the stream.
+func (s files) ArchiveGet(ctx context.Context, ref, name string) (io.ReadCloser, container.PathStat, error) {
+	e, err := s.index.find(ref)
+	if err != nil {
+		return nil, container.PathStat{}, err
+	}
+	r, in, release, err := s.root(ctx, e, name, false)
+	if err != nil {
+		return nil, container.PathStat{}, err
+	}
+	rc, st, err := s.archives.Get(ctx, r, in)
+	if err != nil {
+		s.free(e, release)
+		return nil, st, missing(err, ref, name)
+	}
+	s.event(e.record(), events.ActionArchivePath, nil)
+	return &releasing{ReadCloser: rc, release: func() { s.free(e, release) }}, st, nil
+}
+
+// ArchivePut unpacks a tar into a directory.
+func (s files) ArchivePut(ctx context.Context, ref, name string, o model.PutOptions, tar io.Reader) error {
+	e, err := s.index.find(ref)
+	if err != nil {
+		return err
+	}
+	if c := e.record(); c.State.Running() {
+		// Through /proc/PID/root the host could write where the container cannot.
+		m, _, ok := below(c.Mounts, name)
+		if !ok {
+			err = s.writable(c, nil, true)
+		} else if m.Type != "tmpfs" {
+			err = s.writable(c, &m, true)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	r, in, release, err := s.root(ctx, e, name, true)
+	if err != nil {
+		return err
+	}
+	defer s.free(e, release)
+	if err := s.archives.Put(ctx, r, in, o, tar); err != nil {
+		return missing(err, ref, name)
+	}
+	s.event(e.record(), events.ActionExtractToDir, nil)
+	return nil
+}
+
+// Export streams the whole root as tar, without volumes.
+func (s files) Export(ctx context.Context, ref string) (io.ReadCloser, error) {
+	e, err := s.index.find(ref)
+	if err != nil {
+		return nil, err
+	}
+	if p := e.record().State.Phase; p == container.StateDead || p == container.StateRemoving {
+		return nil, conflict("You cannot export container %s which is being removed", e.id)
+	}
+	r, release, err := s.layers(ctx, e.record())
+	if err != nil {
+		return nil, err
+	}
+	rc, err := s.archives.Export(ctx, r)
+	if err != nil {
+		s.free(e, release)
+		return nil, err
+	}
+	s.event(e.record(), events.ActionExport, nil)
+	return &releasing{ReadCloser: rc, release: func() { s.free(e, release) }}, nil
+}
+
+// layers opens the whole root; archives.Export keeps to its file system, so
+// proc, sys and volumes are no part of it.
+func (s files) layers(ctx context.Context, c *model.Container) (Root, func() error, error) {
+	if c.State.Running() && c.State.Pid != 0 {
+		return Root{Dir: "/proc/" + strconv.Itoa(c.State.Pid) + "/root", IDs: c.IDs}, func() error { return nil }, nil
+	}
+	dir, release, err := s.images.Mount(ctx, c.ID, true)
+	return Root{Dir: dir}, release, wrap(err, "mount root of %s", c.ID.Short())
+}
+
+func (s files) free(e *entry, release func() error) {
+	if err := release(); err != nil {
+		s.report(e.id)("image", err)
+	}
+}
+
+// releasing gives the root back when the stream is closed.
+type releasing struct {
+	io.ReadCloser
+	release func()
+	closed  bool
+}
+
+func (r *releasing) Close() error {
+	if r.closed {
+		return nil
+	}
+	r.closed = true
+	err := r.ReadCloser.Close()
+	r.release()
+	return err
+}

@@ -1,0 +1,85 @@
+package lifecycle
+
+import (
+	"context"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+
+	"wharf/internal/model"
+)
+
+// remover removes containers: it walks the creator's list backwards.
+type remover struct {
+	*core
+	creator creator
+	stopper *stopper
+}
+
+// Remove removes a container. Running ones only with Force. Volumes removes
+// its anonymous volumes too.
+func (s *remover) Remove(ctx context.Context, ref string, r model.RemoveRequest) error {
+	e, err := s.index.find(ref)
+	if err != nil {
+		return err
+	}
+	if r.Link {
+		return invalid("links are part of the container's configuration and cannot be removed; remove container %s and create it without --link", ref)
+	}
+	if e.record().State.Phase == container.StateRemoving {
+		return conflict("removal of container %s is already in progress", ref)
+	}
+	ctx, e, done, err := s.begin(ctx, string(e.id))
+	if err != nil {
+		return err
+	}
+	defer done()
+	if p := e.record().State.Phase; active(p) && !r.Force {
+		err = conflict("container is %s: stop the container before removing or force remove", p)
+		if p == container.StatePaused {
+			err = conflict("container is paused and must be unpaused first")
+		}
+	} else if active(p) {
+		err = s.stopper.killNow(ctx, e)
+	}
+	if err == nil {
+		err = s.remove(ctx, e, r.Volumes)
+	}
+	return wrap(err, "cannot remove container %q", ref)
+}
+
+// remove marks a container that does not run and unmakes it. The caller holds
+// the verb lock.
+func (s *remover) remove(ctx context.Context, e *entry, volumes bool) error {
+	if e.record().State.Phase != container.StateRemoving {
+		st, err := e.record().State.To(container.StateRemoving)
+		if err != nil {
+			return err
+		}
+		// A failed write does not stop a removal: on a full disk it is the remedy.
+		s.force(ctx, e, func(c *model.Container) { c.State = st })
+	}
+	return s.finish(ctx, e, volumes)
+}
+
+// finish unmakes a container that is marked as removing. What cannot be
+// released makes it "dead"; it can be removed again.
+func (s *remover) finish(ctx context.Context, e *entry, volumes bool) error {
+	m := &making{c: *e.record(), anonymous: volumes}
+	if err := unwind(ctx, s.creator.steps(), m, s.report(e.id)); err != nil {
+		s.force(ctx, e, func(c *model.Container) {
+			c.State.Phase, c.State.Error = container.StateDead, err.Error()
+		})
+		return err
+	}
+	c := e.record()
+	e.mu.Lock()
+	e.gone = true
+	e.mu.Unlock()
+	s.index.remove(e)
+	s.ids.free(e.id)
+	e.late.fail()
+	s.event(c, events.ActionDestroy, nil)
+	e.waiters.removed(result(c))
+	return nil
+}

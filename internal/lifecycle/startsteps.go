@@ -1,0 +1,248 @@
+package lifecycle
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/moby/moby/api/types/network"
+
+	"wharf/internal/model"
+	"wharf/internal/plan"
+)
+
+func (s *starter) rootfs(ctx context.Context, r *run) (err error) {
+	r.rootfs, err = s.images.Rootfs(ctx, r.e.id)
+	return wrap(err, "root file system of %s", r.e.id.Short())
+}
+
+// mounts asks the volume room for the volumes' directories again (it may have
+// to mount them) and makes host directories that -v promises. Volumes stay
+// held until the container is removed, so there is nothing to release.
+func (s *starter) mounts(ctx context.Context, r *run) error {
+	r.mounts = append([]model.Mount(nil), r.c.Mounts...)
+	for i, m := range r.mounts {
+		switch {
+		case m.Type == "volume":
+			dir, err := s.volumes.Use(ctx, r.e.id, m)
+			if err != nil {
+				return err
+			}
+			r.mounts[i].Source = dir
+		case m.Type == "bind" && m.CreateSource:
+			if _, err := os.Stat(m.Source); os.IsNotExist(err) {
+				if err := os.MkdirAll(m.Source, 0o755); err != nil {
+					return wrap(err, "make host directory %s of the mount at %s", m.Source, m.Destination)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// describe plans the bundle.
+func (s *starter) describe(_ context.Context, r *run) error {
+	dir := s.dir(r.e.id)
+	in := plan.StartInput{
+		Rootfs: r.rootfs, Mounts: r.mounts, Lookup: s.lookup(),
+		Hosts: filepath.Join(dir, "hosts"), Hostname: filepath.Join(dir, "hostname"), Resolv: filepath.Join(dir, "resolv.conf"),
+	}
+	if err := s.join(r.c, &in); err != nil {
+		return err
+	}
+	b, warnings, err := s.plan.Start(*r.c, in)
+	if err != nil {
+		return err
+	}
+	for _, w := range warnings {
+		s.slog.Warn(w, "id", r.e.id)
+	}
+	b.Waiting = len(r.late)
+	r.bundle = b
+	return nil
+}
+
+// join fills in the namespaces of other containers.
+func (s *starter) join(c *model.Container, in *plan.StartInput) error {
+	j := s.plan.Joins(*c)
+	for _, x := range []struct {
+		id   model.ID
+		what string
+		ns   string
+		path *string
+	}{
+		{j.Net, "network", "net", &in.JoinNet},
+		{j.IPC, "IPC", "ipc", &in.JoinIPC},
+		{j.Pid, "PID", "pid", &in.JoinPid},
+	} {
+		if x.id == "" {
+			continue
+		}
+		other, err := s.joined(x.id, x.what)
+		if err != nil {
+			return err
+		}
+		proc := fmt.Sprintf("/proc/%d", other.State.Pid)
+		*x.path = proc + "/ns/" + x.ns
+		if other.IDs.Mapped() {
+			in.JoinUser = proc + "/ns/user"
+		}
+		if x.what == "IPC" {
+			in.JoinShm = proc + "/root/dev/shm"
+		}
+		if x.what == "network" { // one view of names and resolvers, as Docker has it
+			dir := s.dir(other.ID)
+			in.Hosts, in.Hostname, in.Resolv = filepath.Join(dir, "hosts"), filepath.Join(dir, "hostname"), filepath.Join(dir, "resolv.conf")
+		}
+	}
+	return nil
+}
+
+func (s *starter) makeSandbox(ctx context.Context, r *run) (err error) {
+	r.sandbox, err = r.drv.Sandbox(ctx, r.bundle)
+	return wrap(err, "sandbox of %s", r.e.id.Short())
+}
+
+func (s *starter) closeSandbox(_ context.Context, r *run) error {
+	if r.sandbox == nil {
+		return nil
+	}
+	sb := r.sandbox
+	r.sandbox = nil
+	return sb.Close()
+}
+
+// attach gives the network namespace its links; a container in the host's or
+// another's namespace has none.
+func (s *starter) attach(ctx context.Context, r *run) (err error) {
+	netns := r.sandbox.Netns()
+	if netns == "" {
+		return nil
+	}
+	want := r.c.Endpoints
+	if r.c.Config.NetworkDisabled {
+		want = nil
+	}
+	r.eps, err = s.networks.Attach(ctx, s.attachment(r.c, netns, 0, want))
+	return err
+}
+
+// attachment is what the network room is told about c.
+func (c *core) attachment(ctr *model.Container, netns string, pid int, want map[string]*network.EndpointSettings) AttachNetworks {
+	return AttachNetworks{
+		ID: ctr.ID, Name: ctr.Name, Hostname: ctr.Config.Hostname, Netns: netns, Pid: pid,
+		Want: want, Ports: ports(ctr), Sysctls: ctr.HostConfig.Sysctls,
+	}
+}
+
+// ports are the published ports, with -P's for every exposed one.
+func ports(c *model.Container) network.PortMap {
+	out := network.PortMap{}
+	for p, b := range c.HostConfig.PortBindings {
+		out[p] = b
+	}
+	if c.HostConfig.PublishAllPorts {
+		for p := range c.Config.ExposedPorts {
+			if _, ok := out[p]; !ok {
+				out[p] = []network.PortBinding{{}}
+			}
+		}
+	}
+	return out
+}
+
+func (s *starter) detachNetworks(ctx context.Context, r *run) error {
+	return s.networks.Detach(ctx, r.e.id)
+}
+
+// files writes hosts, hostname and resolv.conf, unless they are another
+// container's.
+func (s *starter) files(_ context.Context, r *run) error {
+	if s.plan.Joins(*r.c).Net != "" {
+		return nil
+	}
+	in := plan.FilesInput{Container: *r.c, Endpoints: r.eps, HostResolv: hostResolv()}
+	if r.c.HostConfig.NetworkMode.IsHost() {
+		in.HostHosts, _ = os.ReadFile("/etc/hosts")
+		in.HostHostname, _ = os.Hostname()
+	} else {
+		in.Links = s.links(r.c)
+	}
+	f := s.plan.Files(in)
+	for name, text := range map[string][]byte{"hosts": f.Hosts, "hostname": f.Hostname, "resolv.conf": f.Resolv} {
+		if err := os.WriteFile(filepath.Join(s.dir(r.e.id), name), text, 0o644); err != nil {
+			return wrap(err, "write %s of %s", name, r.e.id.Short())
+		}
+	}
+	return nil
+}
+
+// hostResolv is the host's resolv.conf, or the one with the real servers
+// where systemd-resolved's stub is all that the former names.
+func hostResolv() []byte {
+	text, _ := os.ReadFile("/etc/resolv.conf")
+	servers, stub := 0, 0
+	for _, l := range strings.Split(string(text), "\n") {
+		f := strings.Fields(l)
+		if len(f) > 1 && f[0] == "nameserver" {
+			servers++
+			if f[1] == "127.0.0.53" {
+				stub++
+			}
+		}
+	}
+	if servers > 0 && servers == stub {
+		if real, err := os.ReadFile("/run/systemd/resolve/resolv.conf"); err == nil {
+			return real
+		}
+	}
+	return text
+}
+
+// links are the running containers that --link names, with their addresses on
+// the default bridge.
+func (c *core) links(ctr *model.Container) []plan.Link {
+	var out []plan.Link
+	for _, l := range ctr.HostConfig.Links {
+		ref, alias, ok := strings.Cut(l, ":")
+		if !ok {
+			alias = ref
+		}
+		e, err := c.index.find(ref)
+		if err != nil {
+			continue
+		}
+		other := e.record()
+		for _, ep := range other.Attached {
+			if ep.Settings == nil || !ep.Settings.IPAddress.IsValid() || ep.Network != network.NetworkBridge {
+				continue
+			}
+			names := []string{filepath.Base(alias), other.ID.Short()}
+			if other.Name != names[0] {
+				names = append(names, other.Name)
+			}
+			out = append(out, plan.Link{IP: addr(ep.Settings.IPAddress), Names: names})
+		}
+	}
+	return out
+}
+
+func addr(a netip.Addr) netip.Addr { return a.Unmap() }
+
+// makeInstance starts the process. The driver consumes the sandbox.
+func (s *starter) makeInstance(ctx context.Context, r *run) (err error) {
+	sb := r.sandbox
+	r.sandbox = nil
+	r.inst, err = r.drv.Start(ctx, r.bundle, sb)
+	if err != nil && !isStartError(err) {
+		return wrap(err, "failed to create task for container")
+	}
+	return err
+}
+
+func (s *starter) releaseInstance(ctx context.Context, r *run) error {
+	return r.drv.Release(ctx, r.e.id)
+}
