@@ -29,7 +29,6 @@ checks=(
 	'SA*'     # bugs: misuse of the standard library, wrong concurrency, dead conditions
 	'S1*'     # simpler ways to write the same: less to read
 	'U1000'   # what nobody uses is deleted
-	'ST1005'  # error texts are put together: lower case, no full stop
 	'ST1008'  # the error is the last result
 	'ST1012'  # error variables are called errX, so that errors.Is reads well
 	'ST1016'  # one receiver name per type

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# `make install` and `make uninstall`: where a distribution would put things.
+# Stages below DESTDIR. Nothing is started; data and configuration are never
+# touched by --remove.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+DESTDIR=${DESTDIR:-} PREFIX=${PREFIX:-/usr}
+UNITDIR=${UNITDIR:-$PREFIX/lib/systemd/system}
+GO=${GO:-go}
+bindir=$PREFIX/bin
+sharedir=$PREFIX/share
+files=(
+	"$bindir/wharf" "$bindir/wharfd" "$bindir/wharf-monitor" "$bindir/wharf-oci"
+	"$UNITDIR/wharfd.service" "$UNITDIR/wharfd.socket" "$PREFIX/lib/sysusers.d/wharf.conf"
+	"$sharedir/wharf/base.tar"
+	"$sharedir/bash-completion/completions/wharf" "$sharedir/zsh/vendor-completions/_wharf"
+	"$sharedir/fish/vendor_completions.d/wharf.fish"
+	"$sharedir/doc/wharf/README.md" "$sharedir/doc/wharf/CHANGELOG.md" "$sharedir/doc/wharf/copyright"
+)
+
+if [ "${1:-}" = --remove ]; then
+	for f in "${files[@]}"; do rm -f "$DESTDIR$f"; done
+	rmdir "$DESTDIR$sharedir/wharf" "$DESTDIR$sharedir/doc/wharf" 2>/dev/null || true
+	echo "removed; /var/lib/wharf and /etc/wharf stay"
+	exit 0
+fi
+
+put() { install -D -m "$1" "$2" "$DESTDIR$3"; }
+for b in wharf wharfd wharf-monitor wharf-oci; do put 755 "bin/$b" "$bindir/$b"; done
+
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+sed "s|@BINDIR@|$bindir|; s|@DOCDIR@|$sharedir/doc/wharf|" packaging/systemd/wharfd.service >"$tmp/wharfd.service"
+put 644 "$tmp/wharfd.service" "$UNITDIR/wharfd.service"
+put 644 packaging/systemd/wharfd.socket "$UNITDIR/wharfd.socket"
+put 644 packaging/systemd/wharf.sysusers "$PREFIX/lib/sysusers.d/wharf.conf"
+
+# The small image that works with no network at all.
+[ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1 || {
+	echo "wharf/base is made of a static busybox: apt-get install busybox-static" >&2
+	exit 1
+}
+CGO_ENABLED=0 "$GO" run ./test/mkimage -o "$tmp/base.tar" -busybox /bin/busybox wharf/base:latest
+put 644 "$tmp/base.tar" "$sharedir/wharf/base.tar"
+
+bin/wharf completion bash >"$tmp/bash"
+bin/wharf completion zsh >"$tmp/zsh"
+bin/wharf completion fish >"$tmp/fish"
+put 644 "$tmp/bash" "$sharedir/bash-completion/completions/wharf"
+put 644 "$tmp/zsh" "$sharedir/zsh/vendor-completions/_wharf"
+put 644 "$tmp/fish" "$sharedir/fish/vendor_completions.d/wharf.fish"
+put 644 README.md "$sharedir/doc/wharf/README.md"
+put 644 CHANGELOG.md "$sharedir/doc/wharf/CHANGELOG.md"
+put 644 LICENSE "$sharedir/doc/wharf/copyright"
+
+if [ -z "$DESTDIR" ] && [ -d /run/systemd/system ]; then
+	systemd-sysusers wharf.conf
+	systemctl daemon-reload
+	echo "installed; start it with: systemctl enable --now wharfd.socket wharfd.service"
+else
+	echo "installed below ${DESTDIR:-/}"
+fi
