@@ -1,0 +1,471 @@
+package image
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	"github.com/moby/moby/api/types/events"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"wharf/internal/model"
+)
+
+// Limits on what an archive may make us remember.
+const (
+	maxArchiveEntries = 100_000
+	maxArchiveJSON    = 16 << 20 // manifest.json, index.json
+)
+
+// loader reads one archive: docker-archive or OCI layout, or both in one.
+type loader struct {
+	s   *Store
+	ctx context.Context
+	u   *unpacker
+
+	blobs  map[string]ocispec.Descriptor // by name in the archive
+	links  map[string]string             // symbolic links of old archives
+	docs   map[string][]byte             // manifest.json, index.json, oci-layout, repositories
+	loaded int
+}
+
+// Load implements dockerapi.Images. Each byte of the archive is read once:
+// blobs go into the content store as they come, and layers are unpacked from
+// there (the page cache) while the archive is still being read.
+func (s *Store) Load(ctx context.Context, r io.Reader, ps []ocispec.Platform, quiet bool, p model.Progress) error {
+	ctx, done, err := s.lease(ctx, "load")
+	if err != nil {
+		return err
+	}
+	defer s.gc.later()
+	defer done()
+	z, err := decompress(r)
+	if err != nil {
+		return fmt.Errorf("load: %w", err)
+	}
+	defer z.Close()
+	l := &loader{s: s, ctx: ctx, u: s.newUnpacker(ctx), blobs: map[string]ocispec.Descriptor{}, links: map[string]string{}, docs: map[string][]byte{}}
+	defer l.u.close()
+	rep := newReport(p)
+	if err := l.read(z); err != nil {
+		return fmt.Errorf("load: %w", err)
+	}
+	entries, err := l.entries()
+	if err != nil {
+		return fmt.Errorf("load: %w", err)
+	}
+	for _, e := range entries {
+		if err := l.add(e, ps, rep); err != nil {
+			return fmt.Errorf("load: %w", err)
+		}
+	}
+	return nil
+}
+
+// read takes in the whole archive.
+func (l *loader) read(r io.Reader) error {
+	tr := tar.NewReader(r)
+	for n := 0; ; n++ {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) && n > 0 {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("not a whole tar archive: %w: %w", err, errdefs.ErrInvalidArgument)
+		}
+		if n >= maxArchiveEntries {
+			return fmt.Errorf("archive has more than %d entries: %w", maxArchiveEntries, errdefs.ErrInvalidArgument)
+		}
+		if err := l.entry(h, tr); err != nil {
+			return err
+		}
+	}
+}
+
+func (l *loader) entry(h *tar.Header, r io.Reader) error {
+	name, err := archiveName(h.Name)
+	if err != nil {
+		return err
+	}
+	switch h.Typeflag {
+	case tar.TypeSymlink, tar.TypeLink:
+		to := h.Linkname
+		if h.Typeflag == tar.TypeSymlink {
+			to = path.Join(path.Dir(name), to)
+		}
+		if l.links[name], err = archiveName(to); err != nil {
+			return err
+		}
+		return nil
+	case tar.TypeReg:
+	default:
+		return nil
+	}
+	for k := range h.PAXRecords {
+		if strings.HasPrefix(k, "GNU.sparse.") {
+			return fmt.Errorf("archive entry %q is sparse: %w", name, errdefs.ErrInvalidArgument)
+		}
+	}
+	switch name {
+	case "manifest.json", "index.json", "oci-layout", "repositories":
+		b, err := readLimited(r, h.Size, maxArchiveJSON)
+		if err != nil {
+			return fmt.Errorf("archive entry %s: %w", name, err)
+		}
+		l.docs[name] = b
+		return nil
+	}
+	return l.blob(name, h.Size, r)
+}
+
+// archiveName refuses names that climb. Names are only keys here, nothing is
+// written under them; an archive that has such names is not one of ours.
+func archiveName(name string) (string, error) {
+	clean := path.Clean(name)
+	if len(name) > 4096 || strings.HasPrefix(clean, "/") || clean == ".." || strings.HasPrefix(clean, "../") {
+		return "", fmt.Errorf("archive entry %.80q points outside of the archive: %w", name, errdefs.ErrInvalidArgument)
+	}
+	return clean, nil
+}
+
+func readLimited(r io.Reader, size, limit int64) ([]byte, error) {
+	if size > limit {
+		return nil, fmt.Errorf("%d bytes, more than the %d allowed: %w", size, limit, errdefs.ErrInvalidArgument)
+	}
+	return io.ReadAll(io.LimitReader(r, limit))
+}
+
+// blob puts an entry into the content store. Under blobs/ALG/HEX its digest
+// must be that.
+func (l *loader) blob(name string, size int64, r io.Reader) error {
+	var want digest.Digest
+	if rest, ok := strings.CutPrefix(name, "blobs/"); ok {
+		want = digest.Digest(strings.Replace(rest, "/", ":", 1))
+		if err := want.Validate(); err != nil {
+			return fmt.Errorf("archive entry %q: %w: %w", name, err, errdefs.ErrInvalidArgument)
+		}
+	}
+	desc := ocispec.Descriptor{Digest: want, Size: size}
+	if want != "" {
+		if info, err := l.s.cs.Info(l.ctx, want); err == nil {
+			desc.Size = info.Size
+			l.blobs[name] = desc
+			return l.s.hold(l.ctx, want)
+		}
+	}
+	br := bufio.NewReaderSize(r, 64<<10)
+	layer := looksLikeLayer(br)
+	dgst, fresh, err := l.s.ingest(l.ctx, "load-"+string(model.NewID()), br, size, want)
+	if err != nil {
+		return fmt.Errorf("archive entry %q: %w", name, err)
+	}
+	desc.Digest = dgst
+	l.blobs[name] = desc
+	if layer && fresh {
+		l.u.start(dgst)
+	}
+	return nil
+}
+
+// ingest writes a blob of known size and, unless "", known digest.
+func (s *Store) ingest(ctx context.Context, ref string, r io.Reader, size int64, want digest.Digest) (_ digest.Digest, fresh bool, err error) {
+	w, err := content.OpenWriter(ctx, s.cs, content.WithRef(ref), content.WithDescriptor(ocispec.Descriptor{Digest: want, Size: size}))
+	if errdefs.IsAlreadyExists(err) {
+		return want, false, nil
+	}
+	if err != nil {
+		return "", false, err
+	}
+	defer func() {
+		w.Close()
+		if err != nil {
+			_ = s.cs.Abort(context.WithoutCancel(ctx), ref)
+		}
+	}()
+	n, err := io.Copy(w, r)
+	if err != nil {
+		return "", false, err
+	}
+	if n != size {
+		return "", false, fmt.Errorf("%d of %d bytes: %w", n, size, io.ErrUnexpectedEOF)
+	}
+	got := w.Digest()
+	if want != "" && got != want {
+		return "", false, fmt.Errorf("its digest is %s, not %s: %w", got, want, errdefs.ErrInvalidArgument)
+	}
+	err = w.Commit(ctx, size, want)
+	if errdefs.IsAlreadyExists(err) {
+		return got, false, nil
+	}
+	return got, true, err
+}
+
+// writeJSON stores a small document and refers it to its children.
+func (s *Store) writeJSON(ctx context.Context, v any, mediaType string) (ocispec.Descriptor, error) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	return s.writeBytes(ctx, b, mediaType)
+}
+
+func (s *Store) writeBytes(ctx context.Context, b []byte, mediaType string) (ocispec.Descriptor, error) {
+	d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(b), Size: int64(len(b))}
+	_, fresh, err := s.ingest(ctx, "write-"+d.Digest.Encoded(), bytes.NewReader(b), d.Size, d.Digest)
+	if err == nil && !fresh {
+		err = s.hold(ctx, d.Digest)
+	}
+	return d, err
+}
+
+// looksLikeLayer peeks: a tar, or something compressed.
+func looksLikeLayer(br *bufio.Reader) bool {
+	head, _ := br.Peek(512)
+	for _, m := range [][]byte{magicGzip, magicZstd} {
+		if bytes.HasPrefix(head, m) {
+			return true
+		}
+	}
+	return len(head) == 512 && bytes.HasPrefix(head[257:], []byte("ustar"))
+}
+
+// lookup finds an archive entry, through links.
+func (l *loader) lookup(name string) (ocispec.Descriptor, error) {
+	key := path.Clean(name)
+	for range 8 {
+		if d, ok := l.blobs[key]; ok {
+			return d, nil
+		}
+		to, ok := l.links[key]
+		if !ok {
+			break
+		}
+		key = to
+	}
+	return ocispec.Descriptor{}, fmt.Errorf("%.120q is named but not in the archive: %w", name, errdefs.ErrInvalidArgument)
+}
+
+// loadEntry is one image of an archive.
+type loadEntry struct {
+	desc  ocispec.Descriptor
+	names []string // canonical
+}
+
+// entries finds the images. An archive that is both forms is read as OCI
+// layout, which has the real manifests.
+func (l *loader) entries() ([]loadEntry, error) {
+	switch {
+	case l.docs["index.json"] != nil && l.docs["oci-layout"] != nil:
+		return l.ociEntries()
+	case l.docs["manifest.json"] != nil:
+		return l.dockerEntries()
+	case l.docs["repositories"] != nil:
+		return nil, fmt.Errorf("archive was written by Docker before 1.10; save it again with a newer one: %w", errdefs.ErrNotImplemented)
+	}
+	return nil, fmt.Errorf("archive has neither index.json with oci-layout nor manifest.json: not an image archive (a root file system goes through `import`): %w", errdefs.ErrInvalidArgument)
+}
+
+func (l *loader) ociEntries() ([]loadEntry, error) {
+	idx, err := parseDocument(l.docs["index.json"], ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: "index.json"})
+	if err != nil {
+		return nil, err
+	}
+	if len(idx.Manifests) > maxLayers {
+		return nil, fmt.Errorf("index.json lists %d images, more than %d: %w", len(idx.Manifests), maxLayers, errdefs.ErrInvalidArgument)
+	}
+	var es []loadEntry
+	byDigest := map[digest.Digest]int{}
+	for _, d := range idx.Manifests {
+		name, err := annotatedName(d.Annotations)
+		if err != nil {
+			return nil, err
+		}
+		d.Annotations = nil
+		i, ok := byDigest[d.Digest]
+		if !ok {
+			i = len(es)
+			byDigest[d.Digest] = i
+			es = append(es, loadEntry{desc: d})
+		}
+		if name != "" {
+			es[i].names = append(es[i].names, name)
+		}
+	}
+	return es, nil
+}
+
+// annotatedName is the name that an archive's index gives an image. A bare tag
+// ("latest") in ref.name is none.
+func annotatedName(a map[string]string) (string, error) {
+	name := a[images.AnnotationImageName]
+	if name == "" {
+		name = a[ocispec.AnnotationRefName]
+		if !strings.ContainsAny(name, ":/") {
+			return "", nil
+		}
+	}
+	n, err := parseRef(name)
+	if err != nil {
+		return "", fmt.Errorf("name %.120q in index.json: %w", name, err)
+	}
+	return n.String(), nil
+}
+
+// dockerEntry is an element of manifest.json.
+type dockerEntry struct {
+	Config   string
+	RepoTags []string
+	Layers   []string
+}
+
+func (l *loader) dockerEntries() ([]loadEntry, error) {
+	var ds []dockerEntry
+	if err := json.Unmarshal(l.docs["manifest.json"], &ds); err != nil {
+		return nil, fmt.Errorf("manifest.json: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	if len(ds) > maxLayers {
+		return nil, fmt.Errorf("manifest.json lists %d images, more than %d: %w", len(ds), maxLayers, errdefs.ErrInvalidArgument)
+	}
+	var es []loadEntry
+	for _, d := range ds {
+		e := loadEntry{}
+		for _, t := range d.RepoTags {
+			n, err := parseRef(t)
+			if err != nil {
+				return nil, fmt.Errorf("tag %.120q in manifest.json: %w", t, err)
+			}
+			e.names = append(e.names, n.String())
+		}
+		var err error
+		if e.desc, err = l.dockerManifest(d); err != nil {
+			return nil, err
+		}
+		es = append(es, e)
+	}
+	return es, nil
+}
+
+// dockerManifest writes the manifest that a docker-archive lacks.
+func (l *loader) dockerManifest(d dockerEntry) (ocispec.Descriptor, error) {
+	cfg, err := l.lookup(d.Config)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	cfg.MediaType = images.MediaTypeDockerSchema2Config
+	m := struct {
+		SchemaVersion int                  `json:"schemaVersion"`
+		MediaType     string               `json:"mediaType"`
+		Config        ocispec.Descriptor   `json:"config"`
+		Layers        []ocispec.Descriptor `json:"layers"`
+	}{2, images.MediaTypeDockerSchema2Manifest, cfg, []ocispec.Descriptor{}}
+	if len(d.Layers) > maxLayers {
+		return ocispec.Descriptor{}, fmt.Errorf("image with %d layers, more than %d: %w", len(d.Layers), maxLayers, errdefs.ErrInvalidArgument)
+	}
+	for _, name := range d.Layers {
+		layer, err := l.lookup(name)
+		if err != nil {
+			return ocispec.Descriptor{}, err
+		}
+		if layer.MediaType, err = l.s.layerType(l.ctx, layer); err != nil {
+			return ocispec.Descriptor{}, err
+		}
+		m.Layers = append(m.Layers, layer)
+	}
+	return l.s.writeJSON(l.ctx, m, m.MediaType)
+}
+
+// layerType looks at a layer's first bytes.
+func (s *Store) layerType(ctx context.Context, d ocispec.Descriptor) (string, error) {
+	ra, err := s.cs.ReaderAt(ctx, d)
+	if err != nil {
+		return "", err
+	}
+	defer ra.Close()
+	head := make([]byte, 4)
+	_, _ = ra.ReadAt(head, 0)
+	switch {
+	case bytes.HasPrefix(head, magicGzip):
+		return images.MediaTypeDockerSchema2LayerGzip, nil
+	case bytes.HasPrefix(head, magicZstd):
+		return images.MediaTypeDockerSchema2LayerZstd, nil
+	}
+	return images.MediaTypeDockerSchema2Layer, nil
+}
+
+// add unpacks and names one image of the archive.
+func (l *loader) add(e loadEntry, ps []ocispec.Platform, rep *report) error {
+	s := l.s
+	if err := s.refer(l.ctx, e.desc); err != nil {
+		return err
+	}
+	if err := l.unpack(e, ps); err != nil {
+		return err
+	}
+	s.names.Lock()
+	defer s.names.Unlock()
+	if len(e.names) == 0 {
+		if err := s.nameless(l.ctx, e.desc); err != nil {
+			return err
+		}
+		rep.stream("Loaded image ID: %s\n", e.desc.Digest)
+		s.publish(l.ctx, events.ActionLoad, e.desc.Digest.String(), e.desc.Digest.String())
+	}
+	for _, n := range e.names {
+		if err := s.setName(l.ctx, n, e.desc, nil); err != nil {
+			return err
+		}
+		rep.stream("Loaded image: %s\n", familiar(n))
+		s.publish(l.ctx, events.ActionLoad, e.desc.Digest.String(), n)
+	}
+	return nil
+}
+
+// nameless keeps an image that has no name. The caller holds s.names.
+func (s *Store) nameless(ctx context.Context, target ocispec.Descriptor) error {
+	if names, err := s.siblings(ctx, target.Digest); err != nil || len(names) > 0 {
+		return err
+	}
+	return s.setName(ctx, danglingName(target.Digest), target, nil)
+}
+
+// unpack unpacks the images for ps, or the one for this host.
+func (l *loader) unpack(e loadEntry, ps []ocispec.Platform) error {
+	for i := range ps {
+		v, err := l.s.variant(l.ctx, e.desc, &ps[i])
+		if errors.Is(err, errNoPlatform) {
+			return fmt.Errorf("the archive has no image for %s: %w", platforms.Format(ps[i]), errdefs.ErrNotFound)
+		}
+		if err != nil {
+			return err
+		}
+		if err := l.u.unpack(v); err != nil {
+			return err
+		}
+	}
+	if len(ps) > 0 {
+		return nil
+	}
+	v, err := l.s.variant(l.ctx, e.desc, nil)
+	if errors.Is(err, errNoPlatform) {
+		if !images.IsIndexType(e.desc.MediaType) {
+			return fmt.Errorf("image %s: its configuration is not in the archive: %w", e.desc.Digest, errdefs.ErrInvalidArgument)
+		}
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return l.u.unpack(v)
+}

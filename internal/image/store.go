@@ -1,0 +1,272 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/metadata"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/plugins/content/local"
+	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
+	"github.com/containerd/containerd/v2/plugins/snapshots/overlay/overlayutils"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	"github.com/moby/moby/api/types/events"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sync/semaphore"
+
+	"wharf/internal/model"
+	"wharf/internal/undo"
+)
+
+// Namespace is the containerd namespace of everything in the metadata
+// database.
+const Namespace = "wharf"
+
+// snapshotter is the name under which layers are filed; it is also part of
+// the labels by which configurations refer to their layers.
+const snapshotter = "overlayfs"
+
+// User is a container that uses an image.
+type User struct {
+	ID      model.ID
+	Name    string
+	Image   digest.Digest // model.Image.ID
+	Running bool
+}
+
+// Options are what Open needs. Only Root is required.
+type Options struct {
+	Root        string // directory that the room owns
+	Snapshotter string // "" or "overlayfs"
+
+	CertsDir           string   // directory of <host>/{ca.crt,client.cert,client.key,hosts.toml}
+	InsecureRegistries []string // hosts, host:port or CIDRs spoken to without TLS verification, then plain http
+	Mirrors            []string // URLs asked first for docker.io
+
+	MaxDownloads int // layers fetched at once by one pull, 3 unless set
+	MaxUploads   int // layers sent at once by one push, 5 unless set
+
+	// Users lists the containers, for conflicts and prunes. nil: none.
+	Users func(ctx context.Context) ([]User, error)
+	// Publish puts an event on the feed. nil: nowhere.
+	Publish func(typ events.Type, action events.Action, id string, attrs map[string]string)
+	// UserAgent goes with requests to registries.
+	UserAgent string
+}
+
+// Store is the room. Its methods are safe for concurrent use.
+type Store struct {
+	opts Options
+	log  *slog.Logger
+	host platforms.MatchComparer
+
+	bolt   *bolt.DB
+	db     *metadata.DB
+	cs     content.Store
+	images images.Store
+	leases leases.Manager
+	snaps  snapshots.Snapshotter // by name, through the metadata database
+	layers snapshots.Snapshotter // the overlay snapshotter itself
+
+	unpacking *semaphore.Weighted
+	chains    keyed
+	gc        collector
+	mounts    mounts
+	trash     trash
+
+	names sync.Mutex // one change of names at a time
+
+	mu       sync.Mutex // guards the caches below
+	resolved map[resolveKey]model.Image
+	lowers   map[digest.Digest]lower
+	usages   map[model.ID]usage
+}
+
+// Open opens the store below o.Root, making it when it is not there, and
+// clears what an earlier process left half done. It fails with a reason when
+// the file system cannot carry overlays.
+func Open(ctx context.Context, o Options) (_ *Store, err error) {
+	if err := checkOptions(&o); err != nil {
+		return nil, err
+	}
+	s := &Store{
+		opts: o, log: slog.Default().With("room", "image"),
+		host:      platforms.Default(),
+		unpacking: semaphore.NewWeighted(int64(max(2, runtime.GOMAXPROCS(0)))),
+		resolved:  map[resolveKey]model.Image{},
+		lowers:    map[digest.Digest]lower{},
+		usages:    map[model.ID]usage{},
+	}
+	for _, d := range []string{"", "containers", "mounts", "trash", "empty"} {
+		if err := os.MkdirAll(s.path(d), 0o700); err != nil {
+			return nil, fmt.Errorf("image store: %w", err)
+		}
+	}
+	// The lower directory of an empty image is some container's "/".
+	if err := os.Chmod(s.path("empty"), 0o755); err != nil {
+		return nil, fmt.Errorf("image store: %w", err)
+	}
+	var u undo.Stack
+	defer u.OnError(&err)
+	if err := s.openDatabases(ctx, &u); err != nil {
+		return nil, err
+	}
+	s.gc.init(s)
+	s.mounts.init(s.path("mounts"))
+	s.trash.init(s.path("trash"), s.log)
+	if err := s.sweep(ctx); err != nil {
+		return nil, fmt.Errorf("image store: %w", err)
+	}
+	return s, nil
+}
+
+func checkOptions(o *Options) error {
+	if o.Root == "" {
+		return fmt.Errorf("image store: no root directory given: %w", errdefs.ErrInvalidArgument)
+	}
+	root, err := filepath.Abs(o.Root)
+	if err != nil {
+		return fmt.Errorf("image store: %w", err)
+	}
+	o.Root = root
+	switch o.Snapshotter {
+	case "", snapshotter, "overlay2":
+	default:
+		return fmt.Errorf("storage driver %q: only overlayfs is there: %w", o.Snapshotter, errdefs.ErrNotImplemented)
+	}
+	if o.MaxDownloads <= 0 {
+		o.MaxDownloads = 3
+	}
+	if o.MaxUploads <= 0 {
+		o.MaxUploads = 5
+	}
+	if o.Users == nil {
+		o.Users = func(context.Context) ([]User, error) { return nil, nil }
+	}
+	if o.Publish == nil {
+		o.Publish = func(events.Type, events.Action, string, map[string]string) {}
+	}
+	if o.UserAgent == "" {
+		o.UserAgent = "wharf"
+	}
+	return nil
+}
+
+func (s *Store) openDatabases(ctx context.Context, u *undo.Stack) error {
+	if err := overlayutils.Supported(s.opts.Root); err != nil {
+		return fmt.Errorf("image store: overlayfs does not work on %s (%v): put the data root on ext4, xfs or btrfs: %w",
+			s.opts.Root, err, errdefs.ErrFailedPrecondition)
+	}
+	cs, err := local.NewStore(s.path("content"))
+	if err != nil {
+		return fmt.Errorf("image store: %w", err)
+	}
+	s.layers, err = overlay.NewSnapshotter(s.path("layers"), overlay.AsynchronousRemove, overlay.WithUpperdirLabel)
+	if err != nil {
+		return fmt.Errorf("image store: %w", err)
+	}
+	u.Push(s.layers.Close)
+	s.bolt, err = bolt.Open(s.path("meta.db"), 0o600, &bolt.Options{Timeout: 5 * time.Second})
+	if err != nil {
+		if errors.Is(err, bolt.ErrTimeout) {
+			return fmt.Errorf("image store %s is in use by another daemon: %w", s.opts.Root, errdefs.ErrFailedPrecondition)
+		}
+		return fmt.Errorf("image store: %w", err)
+	}
+	u.Push(s.bolt.Close)
+	s.db = metadata.NewDB(s.bolt, cs, map[string]snapshots.Snapshotter{snapshotter: s.layers})
+	if err := s.db.Init(s.ctx(ctx)); err != nil {
+		return fmt.Errorf("image store: %w", err)
+	}
+	s.cs = s.db.ContentStore()
+	s.images = metadata.NewImageStore(s.db)
+	s.leases = metadata.NewLeaseManager(s.db)
+	s.snaps = s.db.Snapshotter(snapshotter)
+	return nil
+}
+
+// Close ends the room. Containers' layers stay.
+func (s *Store) Close() error {
+	s.trash.close()
+	return errors.Join(s.mounts.close(), s.db.Close(), s.layers.Close())
+}
+
+// sweep clears what a crash left: leases of operations that are gone, stale
+// mounts, half-removed layers; then lets the collector look in the background.
+func (s *Store) sweep(ctx context.Context) error {
+	ctx = s.ctx(ctx)
+	ls, err := s.leases.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, l := range ls {
+		if _, ours := l.Labels[leaseLabel]; ours {
+			if err := s.leases.Delete(ctx, l); err != nil && !errdefs.IsNotFound(err) {
+				return err
+			}
+		}
+	}
+	if err := s.mounts.sweep(); err != nil {
+		return err
+	}
+	s.trash.sweep()
+	s.gc.later()
+	return nil
+}
+
+// ContentStore, Snapshotter, LeaseManager, ImageStore and Database are for
+// the build room, which keeps its cache in the same store. Callers put
+// Namespace into the context.
+func (s *Store) ContentStore() content.Store        { return s.cs }
+func (s *Store) Snapshotter() snapshots.Snapshotter { return s.snaps }
+func (s *Store) SnapshotterName() string            { return snapshotter }
+func (s *Store) LeaseManager() leases.Manager       { return s.leases }
+func (s *Store) ImageStore() images.Store           { return s.images }
+func (s *Store) Database() *metadata.DB             { return s.db }
+func (s *Store) Collect(ctx context.Context) error  { return s.gc.run(s.ctx(ctx)) }
+func (s *Store) path(elem ...string) string {
+	return filepath.Join(append([]string{s.opts.Root}, elem...)...)
+}
+func (s *Store) ctx(ctx context.Context) context.Context {
+	return namespaces.WithNamespace(ctx, Namespace)
+}
+
+// matcher says which platforms are acceptable, best first: the one asked for,
+// else the host's.
+func (s *Store) matcher(p *ocispec.Platform) platforms.MatchComparer {
+	if p == nil {
+		return s.host
+	}
+	return platforms.Only(platforms.Normalize(*p))
+}
+
+// publish puts an image event on the feed, with the image's labels and, unless
+// "", its name among the attributes.
+func (s *Store) publish(ctx context.Context, action events.Action, id, name string) {
+	attrs := map[string]string{}
+	if dgst, err := digest.Parse(id); err == nil {
+		if img, err := s.choose(ctx, dgst, nil); err == nil {
+			for k, v := range img.Config.Labels {
+				attrs[k] = v
+			}
+		}
+	}
+	if name != "" {
+		attrs["name"] = name
+	}
+	s.opts.Publish(events.ImageEventType, action, id, attrs)
+}

@@ -1,0 +1,247 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/labels"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"wharf/internal/model"
+)
+
+// labelSnapshot, at a configuration, keeps its unpacked layers.
+const labelSnapshot = "containerd.io/gc.ref.snapshot." + snapshotter
+
+// task unpacks one layer blob into a directory of its own. Tasks of one image
+// run side by side; link puts their results on top of each other.
+type task struct {
+	blob digest.Digest
+	done chan struct{}
+
+	// Set when done is closed.
+	key    string // active snapshot, removed again if nobody links it
+	diffID digest.Digest
+	plain  bool // the blob is the uncompressed tar
+	layer  *applier
+	err    error
+}
+
+// unpacker runs the layer tasks of one operation. ctx carries its lease.
+type unpacker struct {
+	s     *Store
+	ctx   context.Context
+	stop  context.CancelFunc
+	tasks map[digest.Digest]*task
+
+	// extracting and extracted tell progress; nil: nobody listens.
+	extracting func(blob digest.Digest, done, total int64)
+	extracted  func(blob digest.Digest)
+}
+
+func (s *Store) newUnpacker(ctx context.Context) *unpacker {
+	ctx, stop := context.WithCancel(ctx)
+	return &unpacker{s: s, ctx: ctx, stop: stop, tasks: map[digest.Digest]*task{}}
+}
+
+// start begins to unpack blob, which is in the content store.
+func (u *unpacker) start(blob digest.Digest) {
+	if u.tasks[blob] != nil {
+		return
+	}
+	t := &task{blob: blob, done: make(chan struct{})}
+	u.tasks[blob] = t
+	go func() {
+		defer close(t.done)
+		if t.err = u.s.unpacking.Acquire(u.ctx, 1); t.err != nil {
+			return
+		}
+		defer u.s.unpacking.Release(1)
+		t.err = u.s.unpackBlob(u.ctx, t, u.extracting)
+	}()
+}
+
+// close ends the tasks and removes what was unpacked in vain.
+func (u *unpacker) close() {
+	u.stop()
+	ctx := context.WithoutCancel(u.ctx)
+	for _, t := range u.tasks {
+		<-t.done
+		u.s.dropTask(ctx, t)
+	}
+}
+
+func (s *Store) dropTask(ctx context.Context, t *task) {
+	if t.key == "" {
+		return
+	}
+	if err := s.snaps.Remove(ctx, t.key); err != nil && !errdefs.IsNotFound(err) {
+		s.log.WarnContext(ctx, "layer unpacked in vain not removed; the collector will", "key", t.key, "err", err)
+	}
+	s.gc.later()
+}
+
+// unpackBlob reads the blob once: decompresses, digests and unpacks it.
+func (s *Store) unpackBlob(ctx context.Context, t *task, progress func(digest.Digest, int64, int64)) error {
+	key := "unpack-" + string(model.NewID())
+	ms, err := s.snaps.Prepare(ctx, key, "")
+	if err != nil {
+		return err
+	}
+	t.key = key
+	if len(ms) != 1 || ms[0].Source == "" {
+		return fmt.Errorf("snapshotter gave no directory to unpack to: %w", errdefs.ErrInternal)
+	}
+	ra, err := s.cs.ReaderAt(ctx, ocispec.Descriptor{Digest: t.blob})
+	if err != nil {
+		return err
+	}
+	defer ra.Close()
+	var src io.Reader = content.NewReader(ra)
+	if progress != nil {
+		src = &meter{r: src, tell: func(n int64) { progress(t.blob, n, ra.Size()) }}
+	}
+	z, err := decompress(src)
+	if err != nil {
+		return err
+	}
+	defer z.Close()
+	t.plain = z.plain
+	r, diffID := io.Reader(z), func() digest.Digest { return t.blob }
+	if !z.plain {
+		d := newDigestReader(z)
+		defer d.Close()
+		r, diffID = d, d.Digest
+	}
+	if t.layer, err = apply(ctx, ms[0].Source, r); err != nil {
+		return fmt.Errorf("unpack layer %s: %w", t.blob, err)
+	}
+	t.diffID = diffID()
+	return nil
+}
+
+// unpack makes sure that every layer of v is unpacked and linked, and that the
+// configuration keeps them. Tasks that were started before are used.
+func (u *unpacker) unpack(v variant) error {
+	s, layers := u.s, imageLayers(v.manifest)
+	missing := make([]bool, len(layers))
+	for i, l := range layers {
+		if _, err := s.snaps.Stat(u.ctx, v.config.chains[i].String()); err == nil {
+			continue
+		} else if !errdefs.IsNotFound(err) {
+			return err
+		}
+		missing[i] = true
+		u.start(l.Digest)
+	}
+	for i, l := range layers {
+		if missing[i] {
+			if err := u.link(i, l.Digest, v.config); err != nil {
+				return err
+			}
+		}
+		if u.extracted != nil {
+			u.extracted(l.Digest)
+		}
+	}
+	if chain := v.config.chain(); chain != "" {
+		return s.addLabels(u.ctx, v.manifest.Config.Digest, map[string]string{labelSnapshot: chain.String()})
+	}
+	return nil
+}
+
+// link waits for layer i and makes it the snapshot chains[i].
+func (u *unpacker) link(i int, blob digest.Digest, c *config) error {
+	s, chain, parent := u.s, c.chains[i].String(), ""
+	if i > 0 {
+		parent = c.chains[i-1].String()
+	}
+	unlock, err := s.chains.lock(u.ctx, chain)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if _, err := s.snaps.Stat(u.ctx, chain); err == nil {
+		return nil // another image brought it meanwhile
+	}
+	u.start(blob) // the second time that one image has the blob
+	t := u.tasks[blob]
+	select {
+	case <-t.done:
+	case <-u.ctx.Done():
+		return u.ctx.Err()
+	}
+	if t.err != nil {
+		return t.err
+	}
+	if t.diffID != c.RootFS.DiffIDs[i] {
+		return fmt.Errorf("layer %s holds %s, but the image's configuration says %s: %w", blob, t.diffID, c.RootFS.DiffIDs[i], errdefs.ErrInvalidArgument)
+	}
+	if i > 0 {
+		low, err := s.lower(u.ctx, c.chains[i-1])
+		if err != nil {
+			return err
+		}
+		if err := t.layer.adopt(low.dirs); err != nil {
+			return fmt.Errorf("unpack layer %s: %w", blob, err)
+		}
+	}
+	err = s.snaps.Commit(u.ctx, chain, t.key, snapshots.WithParent(parent))
+	if err != nil && !errdefs.IsAlreadyExists(err) {
+		return fmt.Errorf("layer %s: %w", blob, err)
+	}
+	if err == nil {
+		t.key = ""
+	}
+	delete(u.tasks, blob)
+	s.dropTask(u.ctx, t)
+	if !t.plain {
+		return s.addLabels(u.ctx, blob, map[string]string{labels.LabelUncompressed: t.diffID.String()})
+	}
+	return nil
+}
+
+// ensureUnpacked unpacks img if its layers are not there (an image that was
+// loaded for another platform, or whose unpacking was cut short).
+func (s *Store) ensureUnpacked(ctx context.Context, img model.Image) error {
+	ctx, done, err := s.lease(ctx, "unpack")
+	if err != nil {
+		return err
+	}
+	defer done()
+	v, err := s.readVariant(ctx, img.Manifest)
+	if err != nil {
+		return err
+	}
+	u := s.newUnpacker(ctx)
+	defer u.close()
+	return u.unpack(v)
+}
+
+// addLabels adds labels to a blob.
+func (s *Store) addLabels(ctx context.Context, dgst digest.Digest, l map[string]string) error {
+	info, paths := content.Info{Digest: dgst, Labels: l}, make([]string, 0, len(l))
+	have, err := s.cs.Info(ctx, dgst)
+	if err != nil {
+		return err
+	}
+	for k, v := range l {
+		if have.Labels[k] != v {
+			paths = append(paths, "labels."+k)
+		}
+	}
+	if len(paths) == 0 {
+		return nil
+	}
+	_, err = s.cs.Update(ctx, info, paths...)
+	return err
+}
+
+// errPartial: some blob of an image is not in the content store.
+var errPartial = errors.New("content is missing")
