@@ -113,3 +113,13 @@ func (r *Reader) Expect(want Type, v any) error {
 	}
 	return fmt.Errorf("%w: type %d where %d was due", ErrFrame, t, want)
 }
+
+// Frame returns a whole control frame.
+func Frame(t Type, payload []byte) ([]byte, error) {
+	if len(payload) > MaxControl {
+		return nil, fmt.Errorf("%w: %d bytes of control data, at most %d", ErrFrame, len(payload), MaxControl)
+	}
+	b := make([]byte, HeaderLen, HeaderLen+len(payload))
+	PutHeader(b, t, len(payload))
+	return append(b, payload...), nil
+}

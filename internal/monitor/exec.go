@@ -158,7 +158,9 @@ func (m *monitor) startExec(x *execd, e *monitorapi.Exec) (process, error) {
 		x.handle, err = openHandle(x.pid)
 	}
 	if err == nil {
-		err = proc.start()
+		if err = proc.start(); err != nil {
+			_, _ = x.handle.wait()
+		}
 	}
 	if err != nil {
 		proc.close()

@@ -92,9 +92,13 @@ func run(st monitorapi.Start, control *os.File, e engine) int {
 		_ = monitorapi.WriteJSON(control, monitorapi.Error, asFailed(err))
 		return 1
 	}
-	// A daemon that has died meanwhile changes nothing.
-	_ = monitorapi.WriteJSON(control, monitorapi.StartedFrame,
+	err = monitorapi.WriteJSON(control, monitorapi.StartedFrame,
 		monitorapi.Started{Version: monitorapi.Version, Pid: m.proc.pid(), Warnings: m.proc.warnings()})
+	if err != nil {
+		// The daemon has died before it could know of the container: no
+		// record says that it runs, so it must not.
+		_ = m.handle.signal(syscall.SIGKILL)
+	}
 	return m.hold(control)
 }
 

@@ -49,8 +49,8 @@ type streams struct {
 
 	pumps sync.WaitGroup
 
-	mu      sync.Mutex
-	clients map[*client]struct{}
+	mu       sync.Mutex
+	clients  map[*client]struct{}
 	waiting  int           // attachments still awaited
 	ready    chan struct{} // closed when none is
 	draining bool          // the process has ended

@@ -10,7 +10,7 @@ import (
 // while it runs (waitid(2), Linux 5.10).
 func waitid(fd int, info *siginfo) error {
 	_, _, e := unix.Syscall6(unix.SYS_WAITID, unix.P_PIDFD, uintptr(fd),
-		uintptr(unsafe.Pointer(info)), unix.WEXITED, 0, 0)
+		uintptr(unsafe.Pointer(info)), unix.WEXITED|unix.WALL, 0, 0)
 	if e != 0 {
 		return e
 	}

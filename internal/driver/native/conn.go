@@ -1,0 +1,140 @@
+package native
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"wharf/api/monitorapi"
+	"wharf/internal/model"
+)
+
+// answerTime is how long a monitor may take to answer a request. It has
+// nothing to wait for but exec, whose stage may be slow on a loaded machine.
+const answerTime = 30 * time.Second
+
+// conn is a connection to a monitor.
+type conn struct {
+	net.Conn
+	r     *monitorapi.Reader
+	reply monitorapi.Reply
+	wmu   sync.Mutex // one frame at a time
+
+	// ended is told of the exit, if one came. It may be nil.
+	ended func(model.Exit)
+	// resize sets the size of the process's terminal over a connection of
+	// its own: behind input that the process does not read it would be stuck.
+	resize func(height, width uint) error
+}
+
+// dial connects to id's monitor. The path may be longer than a socket address
+// holds, so it goes through the directory's descriptor.
+func (d *Driver) dial(ctx context.Context, id model.ID) (net.Conn, error) {
+	path := d.dir(id) + "/" + monitorapi.SocketName
+	if len(path) > 107 {
+		dir, err := os.Open(d.dir(id))
+		if err != nil {
+			return nil, err
+		}
+		defer dir.Close()
+		path = fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), monitorapi.SocketName)
+	}
+	var nd net.Dialer
+	return nd.DialContext(ctx, "unix", path)
+}
+
+// request connects, asks and reads the answer.
+func (d *Driver) request(ctx context.Context, id model.ID, q monitorapi.Request) (*conn, monitorapi.Reply, error) {
+	var rep monitorapi.Reply
+	nc, err := d.dial(ctx, id)
+	if err != nil {
+		return nil, rep, err
+	}
+	c := &conn{Conn: nc, r: &monitorapi.Reader{R: nc}}
+	stop := context.AfterFunc(ctx, func() { _ = nc.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	_ = nc.SetDeadline(time.Now().Add(answerTime))
+	q.Version = monitorapi.Version
+	err = monitorapi.WriteJSON(nc, monitorapi.RequestFrame, q)
+	if err == nil {
+		err = c.r.Expect(monitorapi.ReplyFrame, &rep)
+	}
+	if err == nil && !stop() {
+		err = ctx.Err()
+	}
+	if err != nil {
+		_ = nc.Close()
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return nil, rep, kind(err)
+	}
+	_ = nc.SetDeadline(time.Time{})
+	return c, rep, nil
+}
+
+var _ model.Stream = (*conn)(nil)
+
+// Next returns the next piece of output.
+func (c *conn) Next() (model.StreamKind, []byte, error) {
+	t, p, err := c.r.Next()
+	if err != nil {
+		if errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrUnexpectedEOF) {
+			err = io.EOF
+		}
+		return 0, nil, err
+	}
+	switch t {
+	case monitorapi.Stdout:
+		return model.Stdout, p, nil
+	case monitorapi.Stderr:
+		return model.Stderr, p, nil
+	case monitorapi.ExitFrame:
+		var e model.Exit
+		if err := json.Unmarshal(p, &e); err != nil {
+			return 0, nil, fmt.Errorf("exit frame: %w", err)
+		}
+		if c.ended != nil {
+			c.ended(e)
+		}
+		return 0, nil, io.EOF
+	case monitorapi.Error:
+		f := new(monitorapi.Failed)
+		if err := json.Unmarshal(p, f); err != nil {
+			return 0, nil, fmt.Errorf("error frame: %w", err)
+		}
+		return 0, nil, kind(f)
+	}
+	return 0, nil, fmt.Errorf("%w: type %d in a stream", monitorapi.ErrFrame, t)
+}
+
+// Write sends input, in frames of at most MaxData bytes.
+func (c *conn) Write(p []byte) (int, error) {
+	c.wmu.Lock()
+	defer c.wmu.Unlock()
+	n := 0
+	for n < len(p) {
+		m := min(len(p)-n, monitorapi.MaxData)
+		if err := monitorapi.Write(c.Conn, monitorapi.Stdin, p[n:n+m]); err != nil {
+			return n, err
+		}
+		n += m
+	}
+	return n, nil
+}
+
+// CloseWrite closes the process's stdin.
+func (c *conn) CloseWrite() error {
+	c.wmu.Lock()
+	defer c.wmu.Unlock()
+	return monitorapi.Write(c.Conn, monitorapi.CloseStdin, nil)
+}
+
+// Resize sets the terminal's size.
+func (c *conn) Resize(height, width uint) error { return c.resize(height, width) }

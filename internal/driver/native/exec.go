@@ -1,0 +1,139 @@
+package native
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"wharf/api/monitorapi"
+	"wharf/internal/driver"
+	"wharf/internal/model"
+	"wharf/internal/runtime/prepare"
+)
+
+// requestTime bounds what has no context of its caller's.
+const requestTime = 10 * time.Second
+
+// Attach opens the main process's streams.
+func (i *instance) Attach(ctx context.Context, stdin, stdout, stderr bool) (model.Stream, error) {
+	c, err := i.open(ctx, monitorapi.Request{Op: monitorapi.OpAttach,
+		Attach: &monitorapi.Attach{Stdin: stdin, Stdout: stdout, Stderr: stderr}})
+	if err != nil {
+		return nil, err
+	}
+	c.resize = func(h, w uint) error {
+		ctx, cancel := context.WithTimeout(context.Background(), requestTime)
+		defer cancel()
+		return i.Resize(ctx, h, w)
+	}
+	return c, nil
+}
+
+// Exec starts a further process.
+func (i *instance) Exec(ctx context.Context, e *model.ExecSpec) (driver.Process, error) {
+	if i.Pid() == 0 {
+		return nil, fmt.Errorf("container %s is not running: %w", i.id.Short(), errdefs.ErrNotFound)
+	}
+	b, err := i.theBundle()
+	if err != nil {
+		return nil, err
+	}
+	p, err := prepare.Exec(b, e, i.d.cgroup(i.id), prepare.Options{})
+	if err != nil {
+		return nil, err
+	}
+	prepared, err := json.Marshal(p)
+	if err != nil {
+		return nil, err
+	}
+	c, err := i.open(ctx, monitorapi.Request{Op: monitorapi.OpExec, Start: &monitorapi.Exec{
+		ID: string(e.ID), Prepared: prepared, Terminal: e.Process.Terminal, OpenStdin: e.OpenStdin, Owner: rootID(b),
+	}})
+	if err != nil {
+		var f *monitorapi.Failed
+		if errors.As(err, &f) && f.Code != 0 {
+			return nil, &driver.StartError{Code: f.Code, Err: err}
+		}
+		return nil, err
+	}
+	x := &process{i: i, id: string(e.ID), pid: c.reply.Pid, c: c, done: make(chan struct{})}
+	c.ended, c.resize = x.ended, x.resize
+	return x, nil
+}
+
+// process is an exec'd process.
+type process struct {
+	i   *instance
+	id  string
+	pid int
+	c   *conn
+
+	once sync.Once // sets exit
+	done chan struct{}
+	exit model.Exit
+
+	ask sync.Once // starts the wait for those who do not read the stream
+}
+
+var _ driver.Process = (*process)(nil)
+
+func (p *process) Pid() int             { return p.pid }
+func (p *process) Stream() model.Stream { return p.c }
+
+// ended records the exit.
+func (p *process) ended(e model.Exit) {
+	p.once.Do(func() {
+		p.exit = e
+		close(p.done)
+	})
+}
+
+// Wait returns the exit: it comes at the end of the stream, or by asking for
+// it when nobody reads that.
+func (p *process) Wait(ctx context.Context) (model.Exit, error) {
+	select {
+	case <-p.done:
+		return p.exit, nil
+	default:
+	}
+	p.ask.Do(func() { go p.hold() })
+	select {
+	case <-p.done:
+		return p.exit, nil
+	case <-ctx.Done():
+		return model.Exit{}, ctx.Err()
+	}
+}
+
+// hold waits on a connection of its own. A process whose monitor is gone has
+// ended with the container.
+func (p *process) hold() {
+	c, err := p.i.open(context.Background(), monitorapi.Request{Op: monitorapi.OpWait, Exec: p.id})
+	var e model.Exit
+	if err == nil {
+		err = c.r.Expect(monitorapi.ExitFrame, &e)
+		_ = c.Close()
+	}
+	if err != nil {
+		<-p.i.done
+		e = model.Exit{Code: 137, At: p.i.exit.At, Error: "the container ended before the process"}
+	}
+	p.ended(e)
+}
+
+// Signal sends sig to the process.
+func (p *process) Signal(ctx context.Context, sig syscall.Signal) error {
+	return p.i.call(ctx, monitorapi.Request{Op: monitorapi.OpSignal, Exec: p.id, Signal: monitorapi.SignalNumber(sig)})
+}
+
+func (p *process) resize(height, width uint) error {
+	ctx, cancel := context.WithTimeout(context.Background(), requestTime)
+	defer cancel()
+	return p.i.call(ctx, monitorapi.Request{Op: monitorapi.OpResize, Exec: p.id, Size: &monitorapi.WinSize{Height: height, Width: width}})
+}

@@ -1,0 +1,247 @@
+package native
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"wharf/api/monitorapi"
+	"wharf/internal/driver"
+	"wharf/internal/model"
+)
+
+// Names in an instance's directory, beside monitorapi's.
+const (
+	bundleName = "bundle.json"
+	monitorLog = "monitor.log"
+)
+
+// instance is a started container.
+type instance struct {
+	d        *Driver
+	id       model.ID
+	pid      int
+	warnings []string
+
+	done chan struct{} // closed when exit is set
+	exit model.Exit
+
+	mu     sync.Mutex
+	bundle *model.Bundle // nil until needed, after a recovery
+}
+
+var _ driver.Instance = (*instance)(nil)
+
+func newInstance(d *Driver, id model.ID, pid int) *instance {
+	return &instance{d: d, id: id, pid: pid, done: make(chan struct{})}
+}
+
+func (i *instance) ID() model.ID { return i.id }
+
+func (i *instance) Pid() int {
+	select {
+	case <-i.done:
+		return 0
+	default:
+		return i.pid
+	}
+}
+
+// Warnings tell what the start could not have and left out.
+func (i *instance) Warnings() []string { return i.warnings }
+
+// hold is the one connection that waits for the exit.
+func (i *instance) hold(r *monitorapi.Reader, conn io.Closer) {
+	var e model.Exit
+	err := r.Expect(monitorapi.ExitFrame, &e)
+	_ = conn.Close()
+	if err != nil {
+		e = i.d.lost(i.id, i.pid)
+	}
+	i.exit = e
+	close(i.done)
+}
+
+// Wait blocks until the exit is recorded.
+func (i *instance) Wait(ctx context.Context) (model.Exit, error) {
+	select {
+	case <-i.done:
+		return i.exit, nil
+	default:
+	}
+	select {
+	case <-i.done:
+		return i.exit, nil
+	case <-ctx.Done():
+		return model.Exit{}, ctx.Err()
+	}
+}
+
+// lost finds out how an instance ended whose monitor does not answer: by the
+// exit file, or else the monitor was killed and the container is ended too.
+func (d *Driver) lost(id model.ID, pid int) model.Exit {
+	if e, err := d.readExit(id); err == nil {
+		return e
+	}
+	killCgroup(d.cgroup(id), pid)
+	e := model.Exit{Code: 137, At: time.Now().UTC(),
+		Error: "the container's monitor process was killed, so the container was ended" + d.lastWords(id)}
+	if p, err := json.Marshal(e); err == nil {
+		_ = writeFile(filepath.Join(d.dir(id), monitorapi.ExitName), p)
+	}
+	return e
+}
+
+// lastWords quotes the monitor's stderr, if it wrote anything.
+func (d *Driver) lastWords(id model.ID) string {
+	f, err := os.Open(filepath.Join(d.dir(id), monitorLog))
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	b, _ := io.ReadAll(io.LimitReader(f, 2000))
+	if s := strings.TrimSpace(string(b)); s != "" {
+		return " (it said: " + s + ")"
+	}
+	return ""
+}
+
+func (d *Driver) readExit(id model.ID) (e model.Exit, err error) {
+	b, err := os.ReadFile(filepath.Join(d.dir(id), monitorapi.ExitName))
+	if err != nil {
+		return e, err
+	}
+	err = json.Unmarshal(b, &e)
+	return e, err
+}
+
+// writeFile replaces path by a rename.
+func writeFile(path string, p []byte) error {
+	if err := os.WriteFile(path+".tmp", p, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".tmp", path)
+}
+
+// Recover finds an instance of an earlier daemon.
+func (d *Driver) Recover(ctx context.Context, id model.ID) (driver.Instance, error) {
+	if err := checkID(id); err != nil {
+		return nil, err
+	}
+	if i := d.get(id); i != nil {
+		return i, nil
+	}
+	if _, err := os.Stat(d.dir(id)); err != nil {
+		if !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+		if !hasCgroup(d.cgroup(id)) {
+			return nil, fmt.Errorf("no trace of instance %s: %w", id.Short(), errdefs.ErrNotFound)
+		}
+	}
+	i := newInstance(d, id, 0)
+	c, rep, err := d.request(ctx, id, monitorapi.Request{Op: monitorapi.OpWait})
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		i.exit = d.lost(id, 0)
+		close(i.done)
+	} else {
+		i.pid = rep.Pid
+		go i.hold(c.r, c)
+	}
+	d.put(i)
+	return i, nil
+}
+
+// Signal sends sig to the main process.
+func (i *instance) Signal(ctx context.Context, sig syscall.Signal) error {
+	return i.call(ctx, monitorapi.Request{Op: monitorapi.OpSignal, Signal: monitorapi.SignalNumber(sig)})
+}
+
+// Resize sets the terminal's size.
+func (i *instance) Resize(ctx context.Context, height, width uint) error {
+	return i.call(ctx, monitorapi.Request{Op: monitorapi.OpResize, Size: &monitorapi.WinSize{Height: height, Width: width}})
+}
+
+// call makes a request that has no stream.
+func (i *instance) call(ctx context.Context, q monitorapi.Request) error {
+	c, err := i.open(ctx, q)
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}
+
+// open makes a request; the connection is the caller's.
+func (i *instance) open(ctx context.Context, q monitorapi.Request) (*conn, error) {
+	c, rep, err := i.d.request(ctx, i.id, q)
+	if err != nil {
+		return nil, i.gone(err)
+	}
+	c.reply = rep
+	return c, nil
+}
+
+// gone makes "not found" of a monitor that is not there because the container
+// has ended.
+func (i *instance) gone(err error) error {
+	var op *os.SyscallError
+	if errors.As(err, &op) || errors.Is(err, io.EOF) || errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+		return fmt.Errorf("container %s is not running: %w", i.id.Short(), errdefs.ErrNotFound)
+	}
+	return err
+}
+
+// State asks the monitor what it knows.
+func (i *instance) State(ctx context.Context) (*monitorapi.State, error) {
+	c, err := i.open(ctx, monitorapi.Request{Op: monitorapi.OpState})
+	if err != nil {
+		return nil, err
+	}
+	_ = c.Close()
+	if c.reply.State == nil {
+		return nil, fmt.Errorf("monitor of %s: empty answer", i.id.Short())
+	}
+	return c.reply.State, nil
+}
+
+// keepBundle writes what exec needs after a restart of the daemon. Not
+// durable: a machine that went down has no instances.
+func (d *Driver) keepBundle(b *model.Bundle) error {
+	p, err := json.Marshal(b)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(d.dir(b.ID), bundleName), p, 0o600)
+}
+
+// theBundle returns the bundle of the start.
+func (i *instance) theBundle() (*model.Bundle, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.bundle != nil {
+		return i.bundle, nil
+	}
+	p, err := os.ReadFile(filepath.Join(i.d.dir(i.id), bundleName))
+	if err != nil {
+		return nil, err
+	}
+	b := new(model.Bundle)
+	if err := json.Unmarshal(p, b); err != nil {
+		return nil, fmt.Errorf("%s of %s: %w", bundleName, i.id.Short(), err)
+	}
+	i.bundle = b
+	return b, nil
+}

@@ -1,0 +1,135 @@
+// Package native runs containers: each through a wharf-monitor process that
+// outlives the daemon.
+//
+// # Owns
+//
+// ExecRoot/instances/<id>/ (mode 0700): "monitor.sock" and "exit", which the
+// monitor writes (see package monitor), "monitor.log", its stderr, which is
+// empty unless it crashed, and "bundle.json", the model.Bundle of the start,
+// which exec needs after a restart of the daemon. The cgroup
+// CgroupParent/<id> in every hierarchy, made by the runtime. The namespaces of
+// a sandbox until its Start or Close.
+//
+// # Never
+//
+// Touches networks, images, volumes, log files or records. Blocks a thread in
+// a wait: monitors are reaped through the poller.
+//
+// # Invariants
+//
+// An instance directory exists before its monitor does and goes last, so that
+// List finds whatever is held. The exit file is written before anybody is told
+// of the exit. Where the monitor died without writing one (killed), this
+// package ends the container's processes and writes it: code 137 and why.
+//
+// # Lock order
+//
+// Driver.mu, then instance.mu; neither is held during a system call that may
+// wait.
+package native
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/containerd/errdefs"
+
+	"wharf/internal/driver"
+	"wharf/internal/model"
+)
+
+// Options configure the driver.
+type Options struct {
+	// Monitor is the path of wharf-monitor. It must be executable by others
+	// (0755): a container's mapped root executes it as its init stage.
+	Monitor string
+	// ExecRoot is where instances live, /run/wharf. Made if missing.
+	ExecRoot string
+	// CgroupParent is the cgroup below which containers' cgroups are made,
+	// relative to each hierarchy's root. Default "wharf".
+	CgroupParent string
+}
+
+// Driver is the native driver.
+type Driver struct {
+	opts      Options
+	instances string // directory
+
+	mu   sync.Mutex
+	live map[model.ID]*instance
+}
+
+var _ driver.Driver = (*Driver)(nil)
+
+// New checks the options and makes the instances directory.
+func New(o Options) (*Driver, error) {
+	if o.CgroupParent == "" {
+		o.CgroupParent = "wharf"
+	}
+	if !filepath.IsAbs(o.ExecRoot) {
+		return nil, fmt.Errorf("exec root %q has to be an absolute path: %w", o.ExecRoot, errdefs.ErrInvalidArgument)
+	}
+	fi, err := os.Stat(o.Monitor)
+	if err != nil {
+		return nil, fmt.Errorf("wharf-monitor: %w", err)
+	}
+	if fi.IsDir() || fi.Mode()&0o111 != 0o111 {
+		return nil, fmt.Errorf("wharf-monitor %s has mode %v: it has to be executable for everybody (chmod 755)", o.Monitor, fi.Mode())
+	}
+	d := &Driver{opts: o, instances: filepath.Join(o.ExecRoot, "instances"), live: map[model.ID]*instance{}}
+	if err := os.MkdirAll(d.instances, 0o700); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// Isolation says what this driver provides.
+func (d *Driver) Isolation() model.Isolation { return model.IsolationContainer }
+
+func (d *Driver) dir(id model.ID) string { return filepath.Join(d.instances, string(id)) }
+
+// cgroup is id's cgroup path below each hierarchy.
+func (d *Driver) cgroup(id model.ID) string { return d.opts.CgroupParent + "/" + string(id) }
+
+func (d *Driver) put(i *instance) {
+	d.mu.Lock()
+	d.live[i.id] = i
+	d.mu.Unlock()
+}
+
+func (d *Driver) get(id model.ID) *instance {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.live[id]
+}
+
+// checkID keeps an id from becoming a path.
+func checkID(id model.ID) error {
+	if id == "" || len(id) > 128 || filepath.Base(string(id)) != string(id) || id == "." || id == ".." {
+		return fmt.Errorf("%q is not an instance id: %w", id, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// List returns the ids that have a directory or a cgroup.
+func (d *Driver) List(ctx context.Context) ([]model.ID, error) {
+	seen := map[model.ID]bool{}
+	entries, err := os.ReadDir(d.instances)
+	if err != nil {
+		return nil, fmt.Errorf("list instances: %w", err)
+	}
+	for _, e := range entries {
+		seen[model.ID(e.Name())] = true
+	}
+	for _, name := range listCgroups(d.opts.CgroupParent) {
+		seen[model.ID(name)] = true
+	}
+	ids := make([]model.ID, 0, len(seen))
+	for id := range seen {
+		ids = append(ids, id)
+	}
+	return ids, nil
+}
