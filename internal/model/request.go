@@ -110,12 +110,15 @@ type AttachNetworks struct {
 // there show host ids that have to be shifted back (a running container seen
 // through /proc/PID/root).
 type Root struct {
-	Dir string
-	IDs IDRange
+	Dir  string
+	IDs  IDRange
+	Name string // what the root itself is called in a tar; "" is "/" (a mount's last component when Dir is a mount's source)
 }
 
 // PutOptions are those of Docker's archive endpoint.
 type PutOptions struct {
 	NoOverwriteDirNonDir bool
-	CopyUIDGID           bool
+	CopyUIDGID           bool   // everything belongs to User; else to the ids in the tar
+	User                 string // Config.User, looked up in the root's own /etc/passwd and /etc/group
+	NoDevices            bool   // refuse device nodes: the container has a user namespace of its own
 }
