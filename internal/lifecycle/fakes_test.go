@@ -1,0 +1,508 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/network"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"wharf/internal/driver"
+	"wharf/internal/model"
+	"wharf/internal/plan"
+)
+
+// world is every room and the driver as fakes. It outlives an Engine, so that
+// a test can kill the daemon and start another one. What is held is in maps
+// by id; fail makes an operation fail by name; die makes the daemon "die" at
+// one: it and all after it fail and change nothing.
+type world struct {
+	t   *testing.T
+	dir string
+
+	mu      sync.Mutex
+	fail    map[string]error
+	die     string
+	dead    bool
+	calls   []string
+	images  map[string]model.Image
+	layers  map[model.ID]bool
+	nets    map[model.ID]bool
+	vols    map[model.ID]map[string]bool // holder -> names
+	volumes map[string]bool              // existing
+	recs    map[model.ID]model.Container
+	puts    int
+	syncs   int
+	events  []events.Message
+	insts   map[model.ID]*fakeInstance
+	onRun   func(*fakeInstance) // called when an instance starts
+	log     []model.LogEntry
+}
+
+func newWorld(t *testing.T) *world {
+	w := &world{
+		t: t, dir: t.TempDir(), fail: map[string]error{}, images: map[string]model.Image{}, layers: map[model.ID]bool{}, nets: map[model.ID]bool{},
+		vols: map[model.ID]map[string]bool{}, volumes: map[string]bool{}, recs: map[model.ID]model.Container{}, insts: map[model.ID]*fakeInstance{},
+	}
+	w.images["busybox"] = model.Image{ID: digest.FromString("busybox"), Config: container.Config{Cmd: []string{"sh"}}}
+	return w
+}
+
+// step notes a call and decides whether it fails.
+func (w *world) step(name string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.dead {
+		return errors.New("the daemon is dead")
+	}
+	w.calls = append(w.calls, name)
+	if w.die == name {
+		w.dead = true
+		return errors.New("the daemon died at " + name)
+	}
+	return w.fail[name]
+}
+
+func (w *world) engine() *Engine {
+	w.t.Helper()
+	w.mu.Lock()
+	w.dead, w.die = false, ""
+	w.mu.Unlock()
+	e, err := New(Options{
+		Images: fakeImages{w}, Networks: fakeNetworks{w}, Volumes: fakeVolumes{w}, Logs: fakeLogs{w}, Records: fakeRecords{w}, Archives: fakeArchives{w},
+		Drivers:  map[model.Isolation]driver.Driver{model.IsolationContainer: fakeDriver{w}},
+		DataRoot: w.dir, planner: fakePlan{}, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(e.Close)
+	return e
+}
+
+// clean fails the test if anything is held.
+func (w *world) clean() {
+	w.t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.layers)+len(w.nets)+len(w.vols)+len(w.recs)+len(w.insts) != 0 {
+		w.t.Errorf("left behind: layers %v, networks %v, volumes %v, records %v, instances %v", w.layers, w.nets, w.vols, slices.Collect(maps.Keys(w.recs)), w.insts)
+	}
+	if dirs, _ := filepath.Glob(w.dir + "/containers/*"); len(dirs) != 0 {
+		w.t.Errorf("left behind: %v", dirs)
+	}
+}
+
+// actions are the published container actions, health checks' execs aside.
+func (w *world) actions() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var out []string
+	for _, m := range w.events {
+		out = append(out, string(m.Action))
+	}
+	return out
+}
+
+func (w *world) lastEvent(a events.Action) (events.Message, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, m := range slices.Backward(w.events) {
+		if m.Action == a {
+			return m, true
+		}
+	}
+	return events.Message{}, false
+}
+
+func (w *world) instance(id string) *fakeInstance {
+	w.t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	i := w.insts[model.ID(id)]
+	if i == nil {
+		w.t.Fatalf("no instance %s", id)
+	}
+	return i
+}
+
+type fakeImages struct{ w *world }
+
+func (f fakeImages) Resolve(_ context.Context, ref string, _ *ocispec.Platform) (model.Image, error) {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	if img, ok := f.w.images[ref]; ok {
+		return img, nil
+	}
+	return model.Image{}, notFound("No such image: %s", ref)
+}
+
+func (f fakeImages) Prepare(_ context.Context, id model.ID, _ model.Image) error {
+	if err := f.w.step("prepare"); err != nil {
+		return err
+	}
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	f.w.layers[id] = true
+	return nil
+}
+
+func (f fakeImages) Rootfs(_ context.Context, id model.ID) (model.Rootfs, error) {
+	return model.Rootfs{Lower: []string{"/l"}, Upper: "/u/" + string(id), Work: "/w"}, f.w.step("rootfs")
+}
+
+func (f fakeImages) Discard(_ context.Context, id model.ID) error {
+	if err := f.w.step("discard"); err != nil {
+		return err
+	}
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	delete(f.w.layers, id)
+	return nil
+}
+
+func (f fakeImages) Prepared(context.Context) ([]model.ID, error) {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	return slices.Collect(maps.Keys(f.w.layers)), nil
+}
+
+func (f fakeImages) Mount(context.Context, model.ID, bool) (string, func() error, error) {
+	return f.w.dir, func() error { return f.w.step("unmount") }, f.w.step("mount")
+}
+
+func (f fakeImages) Changes(context.Context, model.ID) ([]container.FilesystemChange, error) {
+	return []container.FilesystemChange{{Kind: container.ChangeAdd, Path: "/x"}}, nil
+}
+func (f fakeImages) Usage(context.Context, model.ID) (int64, int64, error) { return 10, 100, nil }
+func (f fakeImages) Commit(_ context.Context, _ model.ID, _ model.Image, _ *ocispec.Image, cfg *container.Config, ref, _, _ string) (digest.Digest, error) {
+	if err := f.w.step("commit"); err != nil {
+		return "", err
+	}
+	return digest.FromString(ref + strings.Join(cfg.Cmd, " ")), nil
+}
+
+type fakeNetworks struct{ w *world }
+
+func (f fakeNetworks) Check(context.Context, container.NetworkMode, map[string]*network.EndpointSettings) error {
+	return f.w.step("check")
+}
+
+func (f fakeNetworks) Attach(_ context.Context, r AttachNetworks) ([]model.Endpoint, error) {
+	if err := f.w.step("attach"); err != nil {
+		return nil, err
+	}
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	f.w.nets[r.ID] = true
+	var out []model.Endpoint
+	for name := range r.Want {
+		out = append(out, model.Endpoint{Network: name, Settings: &network.EndpointSettings{NetworkID: "net-" + name}, Interface: "eth0", Ports: r.Ports})
+	}
+	return out, nil
+}
+
+func (f fakeNetworks) Detach(_ context.Context, id model.ID) error {
+	if err := f.w.step("detach"); err != nil {
+		return err
+	}
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	delete(f.w.nets, id)
+	return nil
+}
+
+func (f fakeNetworks) Attached(context.Context) ([]model.ID, error) {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	return slices.Collect(maps.Keys(f.w.nets)), nil
+}
+func (f fakeNetworks) Restore(context.Context, model.ID, []model.Endpoint) error {
+	return f.w.step("net-restore")
+}
+func (f fakeNetworks) Stats(context.Context, model.ID) (map[string]container.NetworkStats, error) {
+	return map[string]container.NetworkStats{"eth0": {RxBytes: 7}}, nil
+}
+func (f fakeNetworks) Connect(_ context.Context, r AttachNetworks, name string) (model.Endpoint, error) {
+	return model.Endpoint{Network: name, Settings: &network.EndpointSettings{NetworkID: "net-" + name}}, f.w.step("connect")
+}
+func (f fakeNetworks) Disconnect(context.Context, model.ID, string, bool) error {
+	return f.w.step("disconnect")
+}
+
+type fakeVolumes struct{ w *world }
+
+func (f fakeVolumes) Use(_ context.Context, id model.ID, m model.Mount) (string, error) {
+	if err := f.w.step("use"); err != nil {
+		return "", err
+	}
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	if f.w.vols[id] == nil {
+		f.w.vols[id] = map[string]bool{}
+	}
+	f.w.vols[id][m.Name], f.w.volumes[m.Name] = true, true
+	return "/volumes/" + m.Name, nil
+}
+
+func (f fakeVolumes) CopyUp(context.Context, model.Mount, string) error { return f.w.step("copyup") }
+
+func (f fakeVolumes) Unuse(_ context.Context, id model.ID, mounts []model.Mount, remove bool) error {
+	if err := f.w.step("unuse"); err != nil {
+		return err
+	}
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	delete(f.w.vols, id)
+	for _, m := range mounts {
+		if m.Anonymous && remove {
+			delete(f.w.volumes, m.Name)
+		}
+	}
+	return nil
+}
+
+func (f fakeVolumes) Restore(_ context.Context, id model.ID, mounts []model.Mount) error {
+	for _, m := range mounts {
+		if m.Type == "volume" {
+			_, _ = f.Use(context.Background(), id, m)
+		}
+	}
+	return nil
+}
+
+type fakeLogs struct{ w *world }
+
+func (f fakeLogs) Remove(model.LogPlan) error { return f.w.step("log-remove") }
+func (f fakeLogs) Read(_ context.Context, _ model.LogPlan, r model.LogsRequest, done <-chan struct{}) (model.LogReader, error) {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	if !r.Follow {
+		done = nil
+	}
+	return &fakeLog{entries: slices.Clone(f.w.log), done: done}, nil
+}
+
+type fakeLog struct {
+	entries []model.LogEntry
+	done    <-chan struct{}
+}
+
+func (l *fakeLog) Next() (model.LogEntry, error) {
+	if len(l.entries) == 0 {
+		if l.done != nil {
+			<-l.done
+		}
+		return model.LogEntry{}, io.EOF
+	}
+	e := l.entries[0]
+	l.entries = l.entries[1:]
+	return e, nil
+}
+func (l *fakeLog) Close() error { return nil }
+
+type fakeRecords struct{ w *world }
+
+func (f fakeRecords) PutContainer(_ context.Context, c model.Container, durable bool) error {
+	if err := f.w.step("put-" + string(c.State.Phase)); err != nil {
+		return err
+	}
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	f.w.recs[c.ID] = c
+	f.w.puts++
+	if durable {
+		f.w.syncs++
+	}
+	return nil
+}
+
+func (f fakeRecords) DeleteContainer(_ context.Context, id model.ID) error {
+	if err := f.w.step("delete"); err != nil {
+		return err
+	}
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	delete(f.w.recs, id)
+	return nil
+}
+
+func (f fakeRecords) Containers(context.Context) ([]model.Container, error) {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	return slices.Collect(maps.Values(f.w.recs)), nil
+}
+
+func (f fakeRecords) Publish(typ events.Type, a events.Action, id string, attrs map[string]string) {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	f.w.events = append(f.w.events, events.Message{Type: typ, Action: a, Actor: events.Actor{ID: id, Attributes: attrs}})
+}
+
+type fakeArchives struct{ w *world }
+
+func (f fakeArchives) Stat(_ context.Context, r Root, p string) (container.PathStat, error) {
+	if strings.HasSuffix(p, "missing") {
+		return container.PathStat{}, errdefs.ErrNotFound
+	}
+	return container.PathStat{Name: r.Dir + ":" + p}, nil
+}
+func (f fakeArchives) Get(context.Context, Root, string) (io.ReadCloser, container.PathStat, error) {
+	return io.NopCloser(strings.NewReader("tar")), container.PathStat{}, nil
+}
+func (f fakeArchives) Put(context.Context, Root, string, PutOptions, io.Reader) error {
+	return f.w.step("tar-put")
+}
+func (f fakeArchives) Export(context.Context, Root) (io.ReadCloser, error) {
+	return io.NopCloser(strings.NewReader("tar")), nil
+}
+
+// fakePlan decides as little as the tests need.
+type fakePlan struct{}
+
+func (fakePlan) CheckName(n string) error {
+	if strings.ContainsAny(n, " !/") {
+		return invalid("Invalid container name (%s)", n)
+	}
+	return nil
+}
+
+func (fakePlan) Create(in plan.CreateInput) (model.Container, []string, error) {
+	hc := in.Request.HostConfig
+	if hc == nil {
+		hc = &container.HostConfig{}
+	}
+	cfg := *in.Request.Config
+	if cfg.Cmd == nil {
+		cfg.Cmd = in.Image.Config.Cmd
+	}
+	c := model.Container{ID: in.ID, Name: in.Name, Created: in.Now, Isolation: model.IsolationContainer, Config: &cfg, HostConfig: hc, Image: in.Image, IDs: in.IDs}
+	if hc.Privileged {
+		c.IDs = model.IDRange{}
+	}
+	if hc.NetworkMode.IsContainer() {
+		other, err := in.Lookup.Container(hc.NetworkMode.ConnectedContainer())
+		if err != nil {
+			return c, nil, err
+		}
+		hc.NetworkMode, c.IDs = container.NetworkMode("container:"+string(other.ID)), other.IDs
+	} else {
+		c.Endpoints = map[string]*network.EndpointSettings{"bridge": {}}
+	}
+	for v := range cfg.Volumes {
+		c.Mounts = append(c.Mounts, model.Mount{Type: "volume", Name: "anon-" + string(in.ID) + v, Destination: v, Anonymous: true})
+	}
+	for _, b := range hc.Binds {
+		name, dst, _ := strings.Cut(b, ":")
+		c.Mounts = append(c.Mounts, model.Mount{Type: "volume", Name: name, Destination: dst})
+	}
+	return c, nil, nil
+}
+
+func (fakePlan) Start(c model.Container, in plan.StartInput) (*model.Bundle, []string, error) {
+	return &model.Bundle{ID: c.ID, Spec: &specs.Spec{}, Rootfs: in.Rootfs, IDs: c.IDs}, nil, nil
+}
+func (fakePlan) Exec(_ model.Container, id model.ID, r model.ExecRequest) (*model.ExecSpec, error) {
+	return &model.ExecSpec{ID: id, Process: &specs.Process{Args: r.Cmd}}, nil
+}
+func (fakePlan) Update(c model.Container, u container.UpdateConfig) (model.Container, []string, error) {
+	hc := *c.HostConfig
+	hc.Resources = u.Resources
+	if u.RestartPolicy.Name != "" {
+		hc.RestartPolicy = u.RestartPolicy
+	}
+	c.HostConfig = &hc
+	return c, nil, nil
+}
+func (fakePlan) Files(plan.FilesInput) plan.EtcFiles { return plan.EtcFiles{Hosts: []byte("hosts")} }
+func (fakePlan) Joins(c model.Container) plan.Joined {
+	return plan.Joined{Net: model.ID(c.HostConfig.NetworkMode.ConnectedContainer())}
+}
+func (fakePlan) Log(c model.Container) model.LogPlan { return model.LogPlan{Driver: "json-file", Path: "/log"} }
+func (fakePlan) Changes(base *container.Config, _ []string) (*container.Config, error) {
+	next := *base
+	return &next, nil
+}
+
+type fakeDriver struct{ w *world }
+
+func (fakeDriver) Isolation() model.Isolation { return model.IsolationContainer }
+
+func (f fakeDriver) Sandbox(_ context.Context, b *model.Bundle) (driver.Sandbox, error) {
+	return fakeSandbox{f.w}, f.w.step("sandbox")
+}
+
+type fakeSandbox struct{ w *world }
+
+func (fakeSandbox) Netns() string  { return "/proc/self/fd/9" }
+func (f fakeSandbox) Close() error { return f.w.step("sandbox-close") }
+
+func (f fakeDriver) Start(_ context.Context, b *model.Bundle, _ driver.Sandbox) (driver.Instance, error) {
+	if err := f.w.step("instance"); err != nil {
+		return nil, err
+	}
+	i := &fakeInstance{w: f.w, id: b.ID, pid: 4242, bundle: b, over: make(chan struct{})}
+	f.w.mu.Lock()
+	f.w.insts[b.ID] = i
+	run := f.w.onRun
+	f.w.mu.Unlock()
+	if run != nil {
+		run(i)
+	}
+	return i, nil
+}
+
+func (f fakeDriver) Recover(_ context.Context, id model.ID) (driver.Instance, error) {
+	if err := f.w.step("recover"); err != nil {
+		return nil, err
+	}
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	if i := f.w.insts[id]; i != nil {
+		return i, nil
+	}
+	return nil, errdefs.ErrNotFound
+}
+
+func (f fakeDriver) Release(_ context.Context, id model.ID) error {
+	if err := f.w.step("release"); err != nil {
+		return err
+	}
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	delete(f.w.insts, id)
+	return nil
+}
+
+func (f fakeDriver) List(context.Context) ([]model.ID, error) {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	return slices.Collect(maps.Keys(f.w.insts)), nil
+}
+
+// wait polls until cond holds.
+func wait(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for range 2000 {
+		if cond() {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Fatal("timed out waiting until " + what)
+}
+
