@@ -1,0 +1,112 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// columns are the engines in the order of the table.
+var columns = []string{"floor", "wharf", "wharf CLI", "docker", "podman", "crun", "runc"}
+
+// report is docs/performance.md.
+func (b *bench) report() string {
+	var s strings.Builder
+	s.WriteString("# Performance\n\nWritten by `make bench`; do not edit. Medians of " + fmt.Sprint(b.rounds) +
+		" rounds in which the engines took turns; a ratio is the peer's figure divided by wharf's.\n\n")
+	b.machine(&s)
+	used := b.used()
+	s.WriteString("\n| what |")
+	for _, c := range used {
+		fmt.Fprintf(&s, " %s |", c)
+	}
+	s.WriteString(" docker / wharf |\n|---|" + strings.Repeat("---:|", len(used)+1) + "\n")
+	for _, f := range b.rows {
+		fmt.Fprintf(&s, "| %s |", f.name)
+		for _, c := range used {
+			if v, ok := f.values[c]; ok {
+				fmt.Fprintf(&s, " %s |", amount(v, f.unit))
+			} else {
+				s.WriteString(" |")
+			}
+		}
+		s.WriteString(ratio(f) + "\n")
+	}
+	s.WriteString(`
+- wharf and docker are driven by the same stock docker CLI over their own sockets; "wharf CLI" is the same command by our own.
+- Everything that is on by default is on: user namespace, seccomp, bridge network with masquerading, log, durable record.
+- floor: an overlay, new namespaces, the usual mounts and exec of /bin/true by a static Go program; no network, user
+  namespace, limits, filter, log or record. It is what the kernel asks for a container here.
+- crun and runc run a bundle that lies ready, with neither network nor image nor log.
+- Memory is proportional set size: shared pages count by share.
+`)
+	return s.String()
+}
+
+// used are the columns that have a figure.
+func (b *bench) used() []string {
+	var used []string
+	for _, c := range columns {
+		for _, f := range b.rows {
+			if _, ok := f.values[c]; ok {
+				used = append(used, c)
+				break
+			}
+		}
+	}
+	return used
+}
+
+func amount(v float64, unit string) string {
+	if v >= 100 {
+		return fmt.Sprintf("%.0f %s", v, unit)
+	}
+	return fmt.Sprintf("%.1f %s", v, unit)
+}
+
+func ratio(f figure) string {
+	ours, theirs := f.values["wharf"], f.values["docker"]
+	if ours == 0 || theirs == 0 {
+		return " |"
+	}
+	r := theirs / ours
+	if f.more {
+		r = ours / theirs
+	}
+	return fmt.Sprintf(" %.1f |", r)
+}
+
+// machine says where the figures come from.
+func (b *bench) machine(s *strings.Builder) {
+	var u unix.Utsname
+	_ = unix.Uname(&u)
+	cpu, _ := os.ReadFile("/proc/cpuinfo")
+	model := "unknown"
+	for line := range strings.Lines(string(cpu)) {
+		if k, v, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(k) == "model name" {
+			model = strings.TrimSpace(v)
+			break
+		}
+	}
+	var info unix.Sysinfo_t
+	_ = unix.Sysinfo(&info)
+	fmt.Fprintf(s, "Machine: %s, %d CPUs, %d GiB, kernel %s, %s.\n", model, runtime.NumCPU(),
+		info.Totalram*uint64(info.Unit)>>30, unix.ByteSliceToString(u.Release[:]), time.Now().UTC().Format("2 January 2006"))
+	fmt.Fprintf(s, "Versions: wharf %s", b.wharf.version)
+	if b.dockerd != nil {
+		fmt.Fprintf(s, ", docker daemon %s", b.dockerd.version)
+	}
+	for _, tool := range []string{b.docker, b.podman, b.crun, b.runc} {
+		if tool != "" {
+			out, _ := exec.Command(tool, "--version").Output()
+			line, _, _ := strings.Cut(string(out), "\n")
+			fmt.Fprintf(s, ", %s", line)
+		}
+	}
+	s.WriteString(".\n")
+}
