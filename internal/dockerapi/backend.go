@@ -116,6 +116,7 @@ type System interface {
 // Feed is the record room's change feed.
 type Feed interface {
 	// Events calls yield for each matching event from since (zero: now) until
-	// until (zero: for ever), ctx's end, or yield returning false.
+	// until (zero: for ever), both in nanoseconds since 1970, ctx's end, or
+	// yield returning false. A bad filter is an error at once.
 	Events(ctx context.Context, since, until int64, f model.Filters, yield func(events.Message) bool) error
 }

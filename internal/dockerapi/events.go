@@ -52,6 +52,10 @@ func (s *server) events(c *call) error {
 	if err != nil {
 		return err
 	}
+	// Asks for nothing, so that a bad filter is a plain answer.
+	if err := s.Feed.Events(c.ctx(), 1, 1, f, func(events.Message) bool { return false }); err != nil {
+		return err
+	}
 	kind := types.MediaTypeJSONLines
 	if c.v < 52 {
 		kind = types.MediaTypeJSON

@@ -120,14 +120,13 @@ func (s *server) inspectImage(c *call) error {
 // legacyImageInspect is inspect's answer before 1.52: nothing is left out.
 type legacyImageInspect struct {
 	*image.InspectResponse
-	Parent          string
-	Comment         string
-	DockerVersion   string
-	Author          string
-	Config          map[string]any
-	VirtualSize     *int64   `json:",omitempty"`
-	Container       *string  `json:",omitempty"`
-	ContainerConfig struct{} `json:",omitzero"`
+	Parent        string
+	Comment       string
+	DockerVersion string
+	Author        string
+	Config        map[string]any
+	VirtualSize   *int64  `json:",omitempty"`
+	Container     *string `json:",omitempty"`
 }
 
 // imageInspectFor shows an image as version v did. It leaves got as it is.

@@ -58,6 +58,12 @@ func inspectFor(v version, got *container.InspectResponse) any {
 	if r.NetworkSettings == nil {
 		r.NetworkSettings = &container.NetworkSettings{}
 	}
+	r.Mounts = list(r.Mounts)
+	if r.NetworkSettings.Ports == nil {
+		n := *r.NetworkSettings
+		n.Ports = network.PortMap{}
+		r.NetworkSettings = &n
+	}
 	if v < 48 {
 		r.ImageManifestDescriptor = nil
 	}

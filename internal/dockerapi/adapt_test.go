@@ -1,0 +1,66 @@
+package dockerapi
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/moby/moby/api/types/container"
+)
+
+func TestAdaptCreate(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		v    version
+		in   string
+		want string // part of the request afterwards as JSON
+		warn string
+		err  string
+	}{
+		{name: "default network", v: 56, in: `{"Image":"x"}`, want: `"NetworkMode":"bridge"`},
+		{name: "default endpoint", v: 56, in: `{"Image":"x","NetworkingConfig":{"EndpointsConfig":{"default":{"Aliases":["a"]}}}}`, want: `"EndpointsConfig":{"bridge":{`},
+		{name: "old ipc", v: 39, in: `{"Image":"x"}`, want: `"IpcMode":"shareable"`},
+		{name: "new ipc", v: 40, in: `{"Image":"x"}`, want: `"IpcMode":""`},
+		{name: "unlimited pids", v: 56, in: `{"Image":"x","HostConfig":{"PidsLimit":-1}}`, want: `"PidsLimit":null`},
+		{name: "old annotations", v: 42, in: `{"Image":"x","HostConfig":{"Annotations":{"a":"b"}}}`, want: `"HostConfig":{`},
+		{name: "old read-only bind", v: 43, in: `{"Image":"x","HostConfig":{"Mounts":[{"Type":"bind","Source":"/a","Target":"/b","ReadOnly":true}]}}`, want: `"ReadOnlyNonRecursive":true`},
+		{name: "options of another type", v: 42, in: `{"Image":"x","HostConfig":{"Mounts":[{"Type":"bind","VolumeOptions":{}}]}}`, err: `VolumeOptions must not be specified on mount type "bind"`},
+		{name: "the same, old", v: 41, in: `{"Image":"x","HostConfig":{"Mounts":[{"Type":"bind","VolumeOptions":{}}]}}`, want: `"Type":"bind"`},
+		{name: "several networks, old", v: 43, in: `{"Image":"x","NetworkingConfig":{"EndpointsConfig":{"b":{},"a":{}}}}`, err: "multiple network endpoints: a, b"},
+		{name: "several networks", v: 44, in: `{"Image":"x","HostConfig":{"NetworkMode":"a"},"NetworkingConfig":{"EndpointsConfig":{"b":{},"a":{}}}}`, want: `"b":{`},
+		{name: "subpath, old", v: 44, in: `{"Image":"x","HostConfig":{"Mounts":[{"Type":"volume","VolumeOptions":{"Subpath":"s"}}]}}`, err: "needs API v1.45"},
+		{name: "image mount, old", v: 47, in: `{"Image":"x","HostConfig":{"Mounts":[{"Type":"image"}]}}`, err: "needs API v1.48"},
+		{name: "mac, oldest", v: 43, in: `{"Image":"x","MacAddress":"02:42:ac:11:00:02"}`, want: `"MacAddress":"02:42:ac:11:00:02"`},
+		{name: "mac", v: 44, in: `{"Image":"x","MacAddress":"02:42:ac:11:00:02"}`, want: `"MacAddress":"02:42:ac:11:00:02"`, warn: "MacAddress field is deprecated"},
+		{name: "mac, new", v: 52, in: `{"Image":"x","MacAddress":"02:42:ac:11:00:02"}`, err: "no longer supported"},
+		{name: "mac on host", v: 43, in: `{"Image":"x","MacAddress":"02:42:ac:11:00:02","HostConfig":{"NetworkMode":"host"}}`, err: "conflicting options"},
+		{name: "two macs", v: 44, in: `{"Image":"x","MacAddress":"02:42:ac:11:00:02","NetworkingConfig":{"EndpointsConfig":{"bridge":{"MacAddress":"02:42:ac:11:00:03"}}}}`, err: "must match"},
+		{name: "eth0 sysctl", v: 47, in: `{"Image":"x","HostConfig":{"Sysctls":{"net.ipv6.conf.eth0.forwarding":"1"}}}`, want: `"com.docker.network.endpoint.sysctls":"net.ipv6.conf.IFNAME.forwarding=1"`, warn: "was moved"},
+		{name: "eth0 sysctl, new", v: 48, in: `{"Image":"x","HostConfig":{"Sysctls":{"net.ipv6.conf.eth0.forwarding":"1"}}}`, err: "driver option"},
+		{name: "eth1 sysctl", v: 47, in: `{"Image":"x","HostConfig":{"Sysctls":{"net.ipv6.conf.eth1.forwarding":"1"}}}`, err: "unable to determine"},
+		{name: "empty ports", v: 51, in: `{"Image":"x","HostConfig":{"PortBindings":{"80/tcp":[]}}}`, want: `"80/tcp":[{"HostIp":"","HostPort":""}]`},
+		{name: "empty ports, new", v: 52, in: `{"Image":"x","HostConfig":{"PortBindings":{"80/tcp":null}}}`, want: `"80/tcp":[{`, warn: "80/tcp"},
+		{name: "capabilities of 1.40", v: 40, in: `{"Image":"x","HostConfig":{"Capabilities":["CAP_KILL"]}}`, err: "CapAdd"},
+		{name: "kernel memory", v: 41, in: `{"Image":"x","HostConfig":{"KernelMemory":5}}`, warn: "KernelMemory"},
+		{name: "volume driver", v: 48, in: `{"Image":"x","HostConfig":{"VolumeDriver":"d","Mounts":[{"Type":"volume"}]}}`, warn: "volume-driver"},
+	} {
+		var req container.CreateRequest
+		if err := decodeJSON([]byte(c.in), &req); err != nil {
+			t.Fatalf("%s: %v", c.name, err)
+		}
+		var old legacyCreate
+		_ = json.Unmarshal([]byte(c.in), &old)
+		warnings, err := adaptCreate(c.v, &req, &old)
+		if (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
+			t.Errorf("%s: error %v", c.name, err)
+			continue
+		}
+		if got := strings.Join(warnings, "\n"); (got == "") != (c.warn == "") || !strings.Contains(got, c.warn) {
+			t.Errorf("%s: warnings %q", c.name, got)
+		}
+		raw, _ := json.Marshal(req)
+		if err == nil && !strings.Contains(string(raw), c.want) {
+			t.Errorf("%s: %s\nhas no %s", c.name, raw, c.want)
+		}
+	}
+}
