@@ -24,10 +24,13 @@ var mayImport = map[string][]string{
 	"internal/undo":  nil,
 	"internal/deps":  nil,
 
-	"internal/plan":   {"internal/model"},
-	"internal/record": {"internal/model"},
-	"internal/logs":   {"internal/model"},
-	"internal/driver": {"internal/model"},
+	// What --log-opt may say is decided by plan and read by the writer.
+	"internal/plan":         {"internal/model", "internal/logs/logopts"},
+	"internal/logs/logopts": nil,
+	"internal/config":       {"internal/model", "internal/logs/logopts"}, // daemon.json and flags, for cmd/wharfd
+	"internal/record":       {"internal/model"},
+	"internal/logs":         {"internal/model"},
+	"internal/driver":       {"internal/model"},
 
 	"internal/image":   {"internal/model", "internal/undo"},
 	"internal/build":   {"internal/model", "internal/undo"},
@@ -47,7 +50,7 @@ var mayImport = map[string][]string{
 	"internal/driver/qemu":       {"api/monitorapi", "api/guestapi", "internal/driver", "internal/model", "internal/undo"},
 
 	// The log writer's plan is a model type.
-	"internal/monitor": {"api/monitorapi", "internal/logs", "internal/model", "internal/runtime", "internal/undo"},
+	"internal/monitor": {"api/monitorapi", "internal/logs", "internal/logs/logopts", "internal/model", "internal/runtime", "internal/undo"},
 	"internal/guest":   {"api/guestapi", "internal/runtime", "internal/undo"},
 
 	"internal/lifecycle": {"internal/driver", "internal/model", "internal/plan"},
@@ -65,7 +68,9 @@ var mayImport = map[string][]string{
 }
 
 // mayHaveInit lists packages with an init function, each with its reason.
-var mayHaveInit = map[string]string{}
+var mayHaveInit = map[string]string{
+	"internal/runtime": "the init stage locks the main thread before main runs: its credentials and filter are that thread's",
+}
 
 const (
 	maxFileLines = 500
