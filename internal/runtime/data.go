@@ -56,6 +56,8 @@ type Prepared struct {
 	SeccompListener         string `json:"seccompListener,omitempty"` // unix socket that gets the notify descriptor
 	SeccompListenerMetadata string `json:"seccompListenerMetadata,omitempty"`
 
+	MountLabel string `json:"mountLabel,omitempty"` // SELinux context of the root
+
 	Stage    []byte   `json:"stage"`              // what the init stage gets (Stage, encoded)
 	Warnings []string `json:"warnings,omitempty"` // from prepare
 }
@@ -88,9 +90,11 @@ type HostMount struct {
 	Clear     uint64        `json:"clear,omitempty"`  //
 	RecSet    uint64        `json:"recSet,omitempty"` // MOUNT_ATTR_* of the whole tree
 	RecClear  uint64        `json:"recClear,omitempty"`
-	Data      []string      `json:"data,omitempty"`  // dev: tmpfs options
-	Nodes     []Node        `json:"nodes,omitempty"` // dev: what is in it
-	Dest      string        `json:"dest,omitempty"`  // for messages
+	Prop      uint64        `json:"prop,omitempty"`    // MS_SHARED, ... of the top mount
+	RecProp   uint64        `json:"recProp,omitempty"` // of the whole tree
+	Data      []string      `json:"data,omitempty"`    // dev: tmpfs options
+	Nodes     []Node        `json:"nodes,omitempty"`   // dev: what is in it
+	Dest      string        `json:"dest,omitempty"`    // for messages
 }
 
 // HostMountKind is bind or dev.

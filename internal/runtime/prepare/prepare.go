@@ -1,8 +1,20 @@
 // Package prepare turns a bundle into the data that internal/runtime performs.
+// It runs where big libraries are welcome (wharfd, wharf-oci): it checks the
+// spec, compiles the seccomp profile, computes the cgroup directories and the
+// device program. It changes nothing on the machine; what it reads of it
+// (cgroup mounts, whether SELinux is there) it reads once.
 package prepare
 
 import (
-	"errors"
+	"encoding/json"
+
+	"fmt"
+	"path/filepath"
+	"sort"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"wharf/internal/model"
 	"wharf/internal/runtime"
@@ -14,21 +26,283 @@ type Options struct {
 	// SpecUser takes user and groups as numbers from the spec's process
 	// instead of looking up Bundle.User inside.
 	SpecUser bool
-	// Bundle is the bundle directory that hooks are told about.
+	// Bundle is the bundle directory that hooks are told about; relative
+	// sources of bind mounts start there.
 	Bundle string
 	// NoNewKeyring keeps the caller's session keyring.
 	NoNewKeyring bool
+	// RootTarget is where the root is mounted before it becomes "/", for
+	// hooks that look there. "" is out of sight.
+	RootTarget string
+	// Host overrides what is known about the machine; nil detects it.
+	Host *Host
+}
+
+func (o *Options) host() *Host {
+	if o.Host != nil {
+		return o.Host
+	}
+	return Detect()
+}
+
+// refuse is a request's mistake.
+func refuse(format string, args ...any) error {
+	return fmt.Errorf(format+": %w", append(args, errdefs.ErrInvalidArgument)...)
+}
+
+func missing(format string, args ...any) error {
+	return fmt.Errorf(format+": %w", append(args, errdefs.ErrNotImplemented)...)
+}
+
+// container is one Container call under way.
+type container struct {
+	b    *model.Bundle
+	spec *specs.Spec
+	o    Options
+	host *Host
+	p    *runtime.Prepared
+	st   runtime.Stage
+	// mapped: the container has a user namespace of its own, or joins one.
+	mapped bool
+	ns     map[string]specs.LinuxNamespace
 }
 
 // Container prepares b's first process. cgroupPath is below each hierarchy's
 // mount point, for example "wharf/<id>"; "" takes the spec's cgroupsPath, or
-// else "wharf/<id>".
+// else "wharf/<id>". Errors are errdefs.ErrInvalidArgument (the request's
+// fault) or errdefs.ErrNotImplemented.
 func Container(b *model.Bundle, cgroupPath string, o Options) (*runtime.Prepared, error) {
-	return nil, errors.New("not there yet")
+	if b == nil || b.Spec == nil || b.Spec.Process == nil {
+		return nil, refuse("the bundle has no process")
+	}
+	c := &container{b: b, spec: b.Spec, o: o, host: o.host(), p: &runtime.Prepared{}}
+	if c.spec.Linux == nil {
+		c.spec = shallow(c.spec)
+	}
+	c.p.ID, c.p.Bundle, c.p.Annotations = string(b.ID), o.Bundle, c.spec.Annotations
+	steps := []func() error{
+		c.namespaces, c.root, c.process, c.names, c.sysctls, c.mounts, c.devices, c.hooks,
+		func() error { return c.cgroup(cgroupPath) },
+	}
+	for _, f := range steps {
+		if err := f(); err != nil {
+			return nil, err
+		}
+	}
+	var err error
+	if c.p.Stage, err = json.Marshal(&c.st); err != nil {
+		return nil, err
+	}
+	return c.p, nil
 }
 
-// Exec prepares a further process in the container that was prepared from b
-// (its Spec, IDs and cgroupPath must be those of the start).
-func Exec(b *model.Bundle, e *model.ExecSpec, cgroupPath string, o Options) (*runtime.PreparedExec, error) {
-	return nil, errors.New("not there yet")
+func shallow(s *specs.Spec) *specs.Spec {
+	n := *s
+	n.Linux = &specs.Linux{}
+	return &n
+}
+
+func (c *container) warn(format string, args ...any) {
+	c.p.Warnings = append(c.p.Warnings, fmt.Sprintf(format, args...))
+}
+
+func (c *container) namespaces() error {
+	l := c.spec.Linux
+	c.ns = map[string]specs.LinuxNamespace{}
+	for _, n := range l.Namespaces {
+		if _, twice := c.ns[string(n.Type)]; twice {
+			return refuse("namespace %q is named twice", n.Type)
+		}
+		switch n.Type {
+		case specs.MountNamespace, specs.PIDNamespace, specs.NetworkNamespace, specs.IPCNamespace,
+			specs.UTSNamespace, specs.UserNamespace, specs.CgroupNamespace, specs.TimeNamespace:
+		default:
+			return refuse("unknown namespace %q", n.Type)
+		}
+		c.ns[string(n.Type)] = n
+		c.p.Namespaces = append(c.p.Namespaces, runtime.Namespace{Kind: string(n.Type), Path: n.Path})
+	}
+	if n, ok := c.ns["mount"]; !ok || n.Path != "" {
+		return missing("a container needs a mount namespace of its own")
+	}
+	if err := c.idMaps(); err != nil {
+		return err
+	}
+	_, user := c.ns["user"]
+	if len(c.p.UIDMap) > 0 && !user {
+		c.ns["user"] = specs.LinuxNamespace{Type: specs.UserNamespace}
+		c.p.Namespaces = append(c.p.Namespaces, runtime.Namespace{Kind: "user"})
+	}
+	if user && len(c.p.UIDMap) == 0 {
+		return refuse("a user namespace needs id maps (Bundle.IDs, or linux.uidMappings and gidMappings)")
+	}
+	c.mapped = len(c.p.UIDMap) > 0
+	if n, ok := c.ns["cgroup"]; ok && n.Path == "" {
+		c.st.CgroupNS = c.host.HasNS["cgroup"]
+		if !c.st.CgroupNS {
+			c.warn("this kernel has no cgroup namespaces; the host's is used")
+		}
+	}
+	return c.timeOffsets()
+}
+
+func (c *container) idMaps() error {
+	if c.b.IDs.Mapped() {
+		m := []runtime.IDMap{{Host: c.b.IDs.Host, Size: c.b.IDs.Size}}
+		c.p.UIDMap, c.p.GIDMap = m, m
+		return nil
+	}
+	l := c.spec.Linux
+	if (len(l.UIDMappings) == 0) != (len(l.GIDMappings) == 0) {
+		return refuse("uidMappings and gidMappings have to be given together")
+	}
+	c.p.UIDMap, c.p.GIDMap = idMap(l.UIDMappings), idMap(l.GIDMappings)
+	return nil
+}
+
+func idMap(in []specs.LinuxIDMapping) (out []runtime.IDMap) {
+	for _, m := range in {
+		out = append(out, runtime.IDMap{Inside: m.ContainerID, Host: m.HostID, Size: m.Size})
+	}
+	return out
+}
+
+func (c *container) timeOffsets() error {
+	off := c.spec.Linux.TimeOffsets
+	if len(off) == 0 {
+		return nil
+	}
+	if n, ok := c.ns["time"]; !ok || n.Path != "" {
+		return refuse("timeOffsets need a time namespace of the container's own")
+	}
+	clocks := make([]string, 0, len(off))
+	for clock := range off {
+		if clock != "monotonic" && clock != "boottime" {
+			return refuse("timeOffsets: unknown clock %q (monotonic, boottime)", clock)
+		}
+		clocks = append(clocks, clock)
+	}
+	sort.Strings(clocks)
+	for _, k := range clocks {
+		c.p.TimeOffset += fmt.Sprintf("%s %d %d\n", k, off[k].Secs, off[k].Nanosecs)
+	}
+	return nil
+}
+
+func (c *container) root() error {
+	r := c.b.Rootfs
+	c.p.Root = runtime.Root{Lower: r.Lower, Upper: r.Upper, Work: r.Work, Dir: r.Dir, IDMap: c.mapped}
+	if c.p.Root.Dir == "" && len(r.Lower) == 0 && r.Upper == "" {
+		if c.spec.Root == nil || c.spec.Root.Path == "" {
+			return refuse("the bundle has no root")
+		}
+		dir := c.spec.Root.Path
+		if !filepath.IsAbs(dir) {
+			dir = filepath.Join(c.o.Bundle, dir)
+		}
+		c.p.Root.Dir = dir
+	}
+	if r.Upper != "" && len(r.Lower) > 0 && r.Work == "" {
+		return refuse("the overlay root has an upper directory but no work directory")
+	}
+	if c.spec.Root != nil {
+		c.st.Root.ReadOnly = c.spec.Root.Readonly
+	}
+	c.st.Root.Target = c.o.RootTarget
+	prop := c.spec.Linux.RootfsPropagation
+	p, rec, ok := propagation(prop)
+	if prop != "" && !ok {
+		return refuse("unknown rootfsPropagation %q", prop)
+	}
+	c.st.Root.Propagation = rootPropagation(p, rec)
+	return nil
+}
+
+func (c *container) names() error {
+	if c.spec.Hostname != "" || c.spec.Domainname != "" {
+		if _, ok := c.ns["uts"]; !ok {
+			return refuse("hostname %q needs a uts namespace of the container's own", c.spec.Hostname+c.spec.Domainname)
+		}
+	}
+	c.st.Hostname, c.st.Domainname = c.spec.Hostname, c.spec.Domainname
+	c.st.MaskedPaths, c.st.ReadonlyPaths = c.spec.Linux.MaskedPaths, c.spec.Linux.ReadonlyPaths
+	if c.spec.Linux.IntelRdt != nil {
+		return missing("intelRdt")
+	}
+	if c.spec.Linux.MemoryPolicy != nil {
+		return missing("memoryPolicy")
+	}
+	if len(c.spec.Linux.NetDevices) > 0 {
+		return missing("netDevices")
+	}
+	return nil
+}
+
+// ipcSysctls are the names below kernel/ that belong to the IPC namespace.
+var ipcSysctls = map[string]bool{
+	"kernel/msgmax": true, "kernel/msgmnb": true, "kernel/msgmni": true, "kernel/sem": true,
+	"kernel/shmall": true, "kernel/shmmax": true, "kernel/shmmni": true, "kernel/shm_rmid_forced": true,
+	"kernel/msg_next_id": true, "kernel/sem_next_id": true, "kernel/shm_next_id": true,
+}
+
+func (c *container) sysctls() error {
+	for k, v := range c.spec.Linux.Sysctl {
+		name := strings.ReplaceAll(k, ".", "/")
+		if i := strings.IndexByte(k, '/'); i >= 0 && !strings.Contains(k[:i], ".") {
+			name = k // already a path; dots belong to names of interfaces
+		}
+		if err := c.sysctl(name, k); err != nil {
+			return err
+		}
+		c.st.Sysctl = append(c.st.Sysctl, [2]string{name, v})
+	}
+	sort.Slice(c.st.Sysctl, func(i, j int) bool { return c.st.Sysctl[i][0] < c.st.Sysctl[j][0] })
+	return nil
+}
+
+func (c *container) sysctl(name, shown string) error {
+	need := ""
+	switch {
+	case strings.Contains(name, ".."):
+		return refuse("sysctl %q", shown)
+	case ipcSysctls[name] || strings.HasPrefix(name, "fs/mqueue/"):
+		need = "ipc"
+	case strings.HasPrefix(name, "net/"):
+		need = "network"
+	case name == "kernel/domainname":
+		need = "uts"
+	case name == "kernel/hostname":
+		return refuse("sysctl %q: use the host name option instead", shown)
+	case strings.HasPrefix(name, "user/"):
+		need = "user"
+	default:
+		return refuse("sysctl %q is not in a separate kernel namespace", shown)
+	}
+	if _, ok := c.ns[need]; !ok {
+		return refuse("sysctl %q is not allowed in the host's %s namespace", shown, need)
+	}
+	return nil
+}
+
+func (c *container) hooks() error {
+	h := c.spec.Hooks
+	if h == nil {
+		return nil
+	}
+	all := append(append([]specs.Hook{}, h.CreateRuntime...), h.CreateContainer...)
+	all = append(append(append(all, h.StartContainer...), h.Poststart...), h.Poststop...)
+	all = append(all, h.Prestart...) //nolint:staticcheck // deprecated, but in the spec
+	for _, hook := range all {
+		if !filepath.IsAbs(hook.Path) {
+			return refuse("hook path %q is not absolute", hook.Path)
+		}
+	}
+	c.p.Hooks = h
+	c.st.Hooks = len(h.Prestart)+len(h.CreateRuntime) > 0 //nolint:staticcheck // see above
+	c.st.CreateHooks, c.st.StartHooks = h.CreateContainer, h.StartContainer
+	if len(c.st.CreateHooks)+len(c.st.StartHooks) > 0 {
+		c.st.HookState = &specs.State{Version: specs.Version, ID: c.p.ID, Status: specs.StateCreating,
+			Bundle: c.o.Bundle, Annotations: c.spec.Annotations}
+	}
+	return nil
 }

@@ -1,0 +1,255 @@
+package runtime
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// cgroupWork makes cgroup directories beside the rest of Create.
+type cgroupWork struct {
+	done     chan struct{}
+	err      error
+	warnings []string
+	plan     *Cgroup
+	made     []string // directories that did not exist before
+}
+
+// startCgroup begins to make the directories. Nothing may be read from the
+// result before join or remove.
+func startCgroup(plan *Cgroup) *cgroupWork {
+	w := &cgroupWork{done: make(chan struct{}), plan: plan}
+	if plan == nil || len(plan.Dirs) == 0 {
+		close(w.done)
+		return w
+	}
+	go WarmCgroups()
+	go func() {
+		defer close(w.done)
+		for i := range plan.Dirs {
+			if w.err = w.dir(&plan.Dirs[i]); w.err != nil {
+				return
+			}
+		}
+	}()
+	return w
+}
+
+// join moves the process into the directories.
+func (w *cgroupWork) join(pid int) error {
+	<-w.done
+	if w.err != nil {
+		return w.err
+	}
+	if w.plan == nil {
+		return nil
+	}
+	for i := range w.plan.Dirs {
+		d := &w.plan.Dirs[i]
+		if !d.Join {
+			continue
+		}
+		if err := joinCgroup(filepath.Join(d.Base, d.Path), pid); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func joinCgroup(dir string, pid int) error {
+	if err := writeFile(dir+"/cgroup.procs", strconv.Itoa(pid)); err != nil {
+		return fmt.Errorf("join cgroup: %w", err)
+	}
+	return nil
+}
+
+// remove removes what was made; after a failure only.
+func (w *cgroupWork) remove() error {
+	<-w.done
+	var errs []error
+	for i := len(w.made) - 1; i >= 0; i-- {
+		errs = append(errs, removeDir(w.made[i]))
+	}
+	return errors.Join(errs...)
+}
+
+// removeDir removes an empty cgroup. It is busy for a moment after its last
+// process was reaped.
+func removeDir(dir string) error {
+	var err error
+	for wait := time.Millisecond; wait < 300*time.Millisecond; wait *= 2 {
+		err = unix.Rmdir(dir)
+		if err == nil || err == unix.ENOENT {
+			return nil
+		}
+		if err != unix.EBUSY && err != unix.EINTR {
+			break
+		}
+		time.Sleep(wait)
+	}
+	return &os.PathError{Op: "remove cgroup", Path: dir, Err: err}
+}
+
+func (w *cgroupWork) dir(d *CgroupDir) error {
+	full := filepath.Join(d.Base, d.Path)
+	if err := w.mkdir(d, full); err != nil {
+		if err := w.excuse(d, err); err != nil {
+			return err
+		}
+		d.Join = false
+		return nil
+	}
+	for i := range d.Writes {
+		wr := &d.Writes[i]
+		err := writeFile(filepath.Join(full, wr.File), wr.Value)
+		if err == nil {
+			continue
+		}
+		err = fmt.Errorf("%s: cgroup limit %q: %w", wr.Option, wr.Value, err)
+		if wr.Strict {
+			return err
+		}
+		w.warnings = append(w.warnings, err.Error())
+	}
+	if len(d.Program) > 0 {
+		if err := attachDevices(full, d.Program); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// excuse makes a hierarchy that cannot be used a warning, unless a limit that
+// somebody asked for depends on it.
+func (w *cgroupWork) excuse(d *CgroupDir, err error) error {
+	for _, wr := range d.Writes {
+		if wr.Strict {
+			return fmt.Errorf("%s needs the cgroup %s: %w", wr.Option, d.Path, err)
+		}
+	}
+	w.warnings = append(w.warnings, fmt.Sprintf("cgroup hierarchy %s left out: %v", d.Base, err))
+	return nil
+}
+
+// mkdir makes the directory and those above it up to Base.
+func (w *cgroupWork) mkdir(d *CgroupDir, full string) error {
+	if len(d.Enable) == 0 && !d.Inherit {
+		err := unix.Mkdir(full, 0o755)
+		switch err {
+		case nil:
+			w.made = append(w.made, full)
+			return nil
+		case unix.EEXIST:
+			return nil
+		case unix.ENOENT: // the levels above, below
+		default:
+			return &os.PathError{Op: "mkdir", Path: full, Err: err}
+		}
+	}
+	dir := d.Base
+	for _, name := range strings.Split(strings.Trim(d.Path, "/"), "/") {
+		w.enable(dir, d.Enable)
+		parent := dir
+		dir = filepath.Join(dir, name)
+		err := unix.Mkdir(dir, 0o755)
+		if err != nil && err != unix.EEXIST {
+			return &os.PathError{Op: "mkdir", Path: dir, Err: err}
+		}
+		if err == nil {
+			w.made = append(w.made, dir)
+		}
+		if d.Inherit {
+			if err := inheritCpuset(parent, dir); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// enable switches controllers on for the level below. What fails shows up at
+// the write of the limit that needs it.
+func (w *cgroupWork) enable(dir string, controllers []string) {
+	if len(controllers) == 0 {
+		return
+	}
+	on, err := os.ReadFile(dir + "/cgroup.subtree_control")
+	if err != nil {
+		return
+	}
+	have := strings.Fields(string(on))
+	for _, c := range controllers {
+		if contains(have, c) {
+			continue
+		}
+		if err := writeFile(dir+"/cgroup.subtree_control", "+"+c); err != nil {
+			w.warnings = append(w.warnings, fmt.Sprintf("cgroup controller %s cannot be enabled in %s: %v", c, dir, err))
+		}
+	}
+}
+
+func contains(list []string, s string) bool {
+	for _, e := range list {
+		if e == s {
+			return true
+		}
+	}
+	return false
+}
+
+// inheritCpuset fills a new cpuset of v1, which is empty and takes no process
+// until it has cpus and mems.
+func inheritCpuset(parent, dir string) error {
+	for _, f := range []string{"/cpuset.cpus", "/cpuset.mems"} {
+		now, err := os.ReadFile(dir + f)
+		if err != nil {
+			return err
+		}
+		if strings.TrimSpace(string(now)) != "" {
+			continue
+		}
+		above, err := os.ReadFile(parent + f)
+		if err != nil {
+			return err
+		}
+		if err := writeFile(dir+f, strings.TrimSpace(string(above))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// WarmCgroups makes the next joins of cgroups fast. The first write to any
+// cgroup.procs after a quiet time waits for an RCU grace period (5-10 ms);
+// those soon after it do not. It writes our own pid where it already is,
+// which changes nothing, and takes that wait: call it in a goroutine as soon
+// as a start or an exec can be foreseen.
+func WarmCgroups() {
+	data, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return
+	}
+	pid := strconv.Itoa(os.Getpid())
+	for _, line := range strings.Split(string(data), "\n") {
+		_, rest, ok1 := strings.Cut(line, ":")
+		names, path, ok2 := strings.Cut(rest, ":")
+		if !ok1 || !ok2 {
+			continue
+		}
+		bases := []string{"/sys/fs/cgroup/" + strings.TrimPrefix(names, "name=")}
+		if names == "" {
+			bases = []string{"/sys/fs/cgroup/unified", "/sys/fs/cgroup"}
+		}
+		for _, b := range bases {
+			if writeFile(b+path+"/cgroup.procs", pid) == nil {
+				return
+			}
+		}
+	}
+}

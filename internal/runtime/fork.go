@@ -1,0 +1,217 @@
+package runtime
+
+import (
+	"fmt"
+	"runtime"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// The Go runtime's own preparations around fork(2), as syscall.forkExec and
+// gVisor use them. Between them, in the child, only raw system calls may run:
+// no allocation, no stack growth, no other function.
+
+//go:linkname runtimeBeforeFork syscall.runtime_BeforeFork
+func runtimeBeforeFork()
+
+//go:linkname runtimeAfterFork syscall.runtime_AfterFork
+func runtimeAfterFork()
+
+//go:linkname runtimeAfterForkInChild syscall.runtime_AfterForkInChild
+func runtimeAfterForkInChild()
+
+// call is one raw system call of a forked child.
+type call struct {
+	nr   uintptr
+	a    [6]uintptr
+	name string // for messages
+	// keep makes errors of this call no failure.
+	keep bool
+	// unless is 1 + the index of an earlier call: this one is left out when
+	// that one succeeded.
+	unless int
+	// fd is 1 + the index of an earlier call whose result replaces a[0].
+	fd int
+}
+
+// program is what a forked child does: the calls before run in an
+// intermediate process, which then clones again with flags (and CLONE_PARENT)
+// and exits; the calls after run in that clone. With nothing before, the first
+// clone already uses flags.
+type program struct {
+	before, after []call
+	flags         uintptr
+	keep          []any // what the calls' pointers point to
+
+}
+
+// report is memory that the child shares with us.
+type report struct {
+	pid   uintptr // of the last clone
+	errno uintptr // of the call that failed
+	at    uintptr // 1 + index of it: before, then clone, then after
+}
+
+// result slots for "unless" and "fd"; child's own copy of the stack.
+const maxCalls = 96
+
+func newReport() (*report, func(), error) {
+	mem, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return nil, nil, fmt.Errorf("map report page: %w", err)
+	}
+	return (*report)(unsafe.Pointer(&mem[0])), func() { _ = unix.Munmap(mem) }, nil
+}
+
+// fork runs the program. It returns the pid of the process that runs p.after;
+// that process is a child of ours. failed says, once that process has ended,
+// which call of it went wrong; it must be called, and frees the report.
+func (p *program) fork() (pid int, failed func() error, err error) {
+	if len(p.before)+len(p.after)+1 > maxCalls {
+		return 0, nil, fmt.Errorf("too many steps in a forked child: %d", len(p.before)+len(p.after))
+	}
+	rep, free, err := newReport()
+	if err != nil {
+		return 0, nil, err
+	}
+	failed = func() error { defer free(); return p.failure(rep) }
+
+	first := uintptr(unix.SIGCHLD)
+	if len(p.before) == 0 {
+		first |= p.flags
+	}
+	syscall.ForkLock.Lock()
+	r, errno := forkRaw(p.before, p.after, first, p.flags|unix.CLONE_PARENT|uintptr(unix.SIGCHLD), rep)
+	syscall.ForkLock.Unlock()
+	runtime.KeepAlive(p)
+	if errno != 0 {
+		free()
+		return 0, nil, fmt.Errorf("clone: %w", errno)
+	}
+	if len(p.before) == 0 {
+		return int(r), failed, nil
+	}
+	reap(int(r))
+	if rep.pid == 0 {
+		err = failed()
+		if err == nil {
+			err = fmt.Errorf("the process that joins namespaces was killed")
+		}
+		return 0, nil, err
+	}
+	return int(rep.pid), failed, nil
+}
+
+func (p *program) failure(rep *report) error {
+	if rep.errno == 0 {
+		return nil
+	}
+	name, i := "clone", int(rep.at)-1
+	switch {
+	case i < len(p.before):
+		name = p.before[i].name
+	case i > len(p.before):
+		name = p.after[i-len(p.before)-1].name
+	}
+	return fmt.Errorf("%s: %w", name, syscall.Errno(rep.errno))
+}
+
+// reap waits for a child that is known to end by itself.
+func reap(pid int) {
+	for {
+		_, err := unix.Wait4(pid, nil, unix.WALL, nil)
+		if err != unix.EINTR {
+			return
+		}
+	}
+}
+
+// forkRaw is the part that may only make raw system calls in the child. It
+// must not be inlined and must not allocate; see syscall.forkAndExecInChild1.
+//
+//go:noinline
+//go:norace
+//go:nocheckptr
+func forkRaw(before, after []call, first, second uintptr, rep *report) (uintptr, syscall.Errno) {
+	var (
+		got  [maxCalls]uintptr
+		ok   [maxCalls]bool
+		i    int
+		c    *call
+		a0   uintptr
+		r    uintptr
+		e    syscall.Errno
+		list []call
+		base int
+	)
+	runtimeBeforeFork()
+	r, _, e = syscall.RawSyscall6(unix.SYS_CLONE, first, 0, 0, 0, 0, 0)
+	if e != 0 || r != 0 {
+		runtimeAfterFork()
+		return r, e
+	}
+	runtimeAfterForkInChild()
+
+	list, base = before, 0
+	if len(before) == 0 {
+		list, base = after, 1
+	}
+run:
+	for i = 0; i < len(list); i++ {
+		c = &list[i]
+		if c.unless != 0 && ok[base+c.unless-1] {
+			continue
+		}
+		a0 = c.a[0]
+		if c.fd != 0 {
+			a0 = got[base+c.fd-1]
+		}
+		r, _, e = syscall.RawSyscall6(c.nr, a0, c.a[1], c.a[2], c.a[3], c.a[4], c.a[5])
+		if e != 0 {
+			if c.keep {
+				continue
+			}
+			rep.at = uintptr(base + i + 1)
+			rep.errno = uintptr(e)
+			goto dead
+		}
+		got[base+i], ok[base+i] = r, true
+	}
+	if base == 0 {
+		r, _, e = syscall.RawSyscall6(unix.SYS_CLONE, second, 0, 0, 0, 0, 0)
+		if e != 0 {
+			rep.at = uintptr(len(before) + 1)
+			rep.errno = uintptr(e)
+			goto dead
+		}
+		if r != 0 {
+			rep.pid = r
+			goto dead
+		}
+		list, base = after, len(before)+1
+		goto run
+	}
+dead:
+	for {
+		syscall.RawSyscall(unix.SYS_EXIT_GROUP, 1, 0, 0)
+	}
+}
+
+// ptr turns a string into a pointer for a call and keeps it alive.
+func (p *program) ptr(s string) uintptr {
+	b := append([]byte(s), 0)
+	p.keep = append(p.keep, b)
+	return uintptr(unsafe.Pointer(&b[0]))
+}
+
+// ptrs turns strings into a NULL-terminated vector, as execve wants it.
+func (p *program) ptrs(list []string) uintptr {
+	v := make([]uintptr, len(list)+1)
+	for i, s := range list {
+		v[i] = p.ptr(s)
+	}
+	p.keep = append(p.keep, v)
+	return uintptr(unsafe.Pointer(&v[0]))
+}

@@ -1,0 +1,173 @@
+package prepare
+
+import (
+	"path"
+	"path/filepath"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"wharf/internal/runtime"
+)
+
+func (c *container) mounts() error {
+	for i := range c.spec.Mounts {
+		m := &c.spec.Mounts[i]
+		if err := c.mount(m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *container) mount(m *specs.Mount) error {
+	o, err := parseOptions(m)
+	if err != nil {
+		return err
+	}
+	if m.Destination == "" {
+		return refuse("a mount of %q has no destination", m.Source)
+	}
+	dest := path.Clean("/" + m.Destination)
+	if dest == "/proc" && m.Type != "proc" && !o.bind || strings.HasPrefix(dest, "/proc/") && !safeInProc(dest) {
+		return refuse("%q cannot be mounted because it is inside /proc", m.Destination)
+	}
+	switch {
+	case o.bind:
+		return c.bindMount(m, &o, dest)
+	case m.Type == "tmpfs" && dest == "/dev":
+		return c.devMount(&o)
+	case m.Type == "cgroup" || m.Type == "cgroup2":
+		return c.cgroupMount(m, &o, dest)
+	}
+	return c.newMount(m, &o, dest)
+}
+
+// safeInProc are files of /proc that a bind may replace: what lxcfs makes.
+func safeInProc(dest string) bool {
+	switch dest {
+	case "/proc/cpuinfo", "/proc/diskstats", "/proc/meminfo", "/proc/stat", "/proc/swaps", "/proc/uptime",
+		"/proc/loadavg", "/proc/slabinfo", "/proc/net/dev", "/proc/sys/kernel/ns_last_pid", "/proc/sys/crypto/fips_enabled":
+		return true
+	}
+	return false
+}
+
+func (c *container) bindMount(m *specs.Mount, o *mountOptions, dest string) error {
+	src := m.Source
+	if !filepath.IsAbs(src) {
+		if c.o.Bundle == "" {
+			return refuse("bind mount for %s: source %q is not absolute", dest, src)
+		}
+		src = filepath.Join(c.o.Bundle, src)
+	}
+	if len(o.data) > 0 {
+		return refuse("bind mount for %s: unknown option %q", dest, o.data[0])
+	}
+	if len(o.sbFlags) > 0 {
+		c.warn("bind mount for %s: option %q belongs to the file system and has no effect on a bind", dest, o.sbFlags[0])
+	}
+	h := runtime.HostMount{
+		Kind: runtime.HostBind, Source: src, Recursive: o.rbind, Dest: dest, IDMap: c.mapped,
+		Set: o.set, Clear: o.clear, RecSet: o.recSet, RecClear: o.recClear,
+	}
+	if len(m.UIDMappings) > 0 || len(m.GIDMappings) > 0 {
+		if len(m.UIDMappings) == 0 || len(m.GIDMappings) == 0 {
+			return refuse("bind mount for %s: uidMappings and gidMappings have to be given together", dest)
+		}
+		h.IDMap, h.Own, h.OwnGID = true, idMap(m.UIDMappings), idMap(m.GIDMappings)
+	} else if o.idmap && !c.mapped {
+		return refuse("bind mount for %s: idmap needs mappings, of the mount or of the container", dest)
+	}
+	h.Prop, h.RecProp = o.prop, o.recProp
+	if h.Prop|h.RecProp == 0 {
+		h.RecProp = unix.MS_PRIVATE // never the host's peer group by chance
+	}
+	if h.RecProp != 0 && !o.rbind {
+		h.Prop, h.RecProp = h.RecProp, 0
+	}
+	c.hostMount(h, runtime.StageMount{Dest: dest})
+	return nil
+}
+
+// hostMount adds a mount that the caller's side makes and the stage moves.
+func (c *container) hostMount(h runtime.HostMount, m runtime.StageMount) {
+	m.Slot = len(c.p.Mounts)
+	c.p.Mounts = append(c.p.Mounts, h)
+	c.st.Mounts = append(c.st.Mounts, m)
+}
+
+func (c *container) newMount(m *specs.Mount, o *mountOptions, dest string) error {
+	sm := runtime.StageMount{
+		Slot: -1, FS: m.Type, Source: m.Source, Dest: dest, Attr: o.set, RecSet: o.recSet,
+		Data: append(o.data, o.sbFlags...), Prop: o.prop, RecProp: o.recProp,
+	}
+	switch m.Type {
+	case "":
+		return refuse("mount at %s has no type", dest)
+	case "proc":
+		sm.Fallback = "/proc"
+	case "sysfs":
+		sm.Fallback = "/sys"
+	case "mqueue":
+		sm.Fallback = "/dev/mqueue"
+	case "tmpfs":
+		sm.CopyUp = o.copyUp
+	case "devpts":
+		sm.Data = c.devptsData(sm.Data)
+	}
+	if o.copyUp && m.Type != "tmpfs" {
+		return refuse("mount at %s: tmpcopyup is for tmpfs only", dest)
+	}
+	if c.mapped {
+		sm.Data = c.mappedIDs(m.Type, sm.Data)
+	}
+	c.st.Mounts = append(c.st.Mounts, sm)
+	return nil
+}
+
+// devptsData leaves out a gid that the container's range does not have.
+func (c *container) devptsData(data []string) []string {
+	var out []string
+	for _, d := range data {
+		if d == "newinstance" { // always so
+			continue
+		}
+		out = append(out, d)
+	}
+	return out
+}
+
+// mappedIDs drops options that a user namespace does not take.
+func (c *container) mappedIDs(fs string, data []string) []string {
+	if fs != "tmpfs" {
+		return data
+	}
+	var out []string
+	for _, d := range data {
+		if strings.HasPrefix(d, "huge=") || strings.HasPrefix(d, "nr_inodes=0") {
+			c.warn("tmpfs option %q is not for user namespaces and left out", d)
+			continue
+		}
+		out = append(out, d)
+	}
+	return out
+}
+
+// devMount makes /dev with the host's rights.
+func (c *container) devMount(o *mountOptions) error {
+	h := runtime.HostMount{Kind: runtime.HostDev, Dest: "/dev", Set: o.set, Data: o.data, Nodes: c.defaultNodes()}
+	c.hostMount(h, runtime.StageMount{Dest: "/dev", Prop: o.prop, RecProp: o.recProp})
+	return nil
+}
+
+// devIndex finds the /dev that the caller's side makes.
+func (c *container) devIndex() int {
+	for i := range c.p.Mounts {
+		if c.p.Mounts[i].Kind == runtime.HostDev {
+			return i
+		}
+	}
+	return -1
+}
