@@ -13,13 +13,14 @@ import (
 	pluginmanager "github.com/docker/cli/cli-plugins/manager"
 	"github.com/docker/cli/cli-plugins/socket"
 	"github.com/docker/cli/cli/command"
+	"github.com/docker/cli/cli/flags"
 	"github.com/spf13/cobra"
 )
 
 // runPlugin runs the docker CLI plugin of that name (docker-compose, ...).
 // Plugins are only looked for when a command is not ours: that costs nothing
 // on the way to a container.
-func runPlugin(ctx context.Context, dockerCLI *command.DockerCli, root *cobra.Command, name string) (found bool, err error) {
+func runPlugin(ctx context.Context, dockerCLI *command.DockerCli, root *cobra.Command, opts *flags.ClientOptions, name string) (found bool, err error) {
 	p, err := pluginmanager.PluginRunCommand(dockerCLI, name, root)
 	if errdefs.IsNotFound(err) {
 		return false, nil
@@ -30,8 +31,9 @@ func runPlugin(ctx context.Context, dockerCLI *command.DockerCli, root *cobra.Co
 	if p.Env == nil {
 		p.Env = os.Environ()
 	}
-	if host := dockerCLI.DockerEndpoint().Host; os.Getenv("DOCKER_HOST") == "" && dockerCLI.CurrentContext() == command.DefaultContextName && host == "" {
-		p.Env = append(p.Env, "DOCKER_HOST="+defaultHost)
+	// A plugin reads -H from its arguments, but does not know our default.
+	if len(opts.Hosts) == 1 && os.Getenv("DOCKER_HOST") == "" {
+		p.Env = append(p.Env, "DOCKER_HOST="+opts.Hosts[0])
 	}
 	// A plugin ends when this socket closes: without a terminal it does not
 	// see the signals that we get.

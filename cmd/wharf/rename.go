@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // programName is "docker" where it stands for the program in docker/cli's texts:
@@ -24,7 +25,10 @@ var phrases = strings.NewReplacer(
 // rename puts our name into the texts of a command and its children. Only
 // help does this: it is not worth the time on the way to a container.
 func rename(cmd *cobra.Command) {
-	cmd.Short, cmd.Long, cmd.Example = ours(cmd.Short), ours(cmd.Long), ours(cmd.Example)
+	cmd.Use, cmd.Short, cmd.Long, cmd.Example = ours(cmd.Use), ours(cmd.Short), ours(cmd.Long), ours(cmd.Example)
+	flag := func(f *pflag.Flag) { f.Usage = ours(f.Usage) }
+	cmd.Flags().VisitAll(flag)
+	cmd.PersistentFlags().VisitAll(flag)
 	if a := cmd.Annotations["aliases"]; a != "" {
 		cmd.Annotations["aliases"] = ours(a)
 	}

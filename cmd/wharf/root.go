@@ -39,16 +39,15 @@ func execute(ctx context.Context, dockerCLI *command.DockerCli, args []string) e
 	if err := top.Initialize(); err != nil {
 		return err
 	}
-	if len(rest) > 0 && strings.HasPrefix(rest[0], "__complete") {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd(rest...)
+	if len(rest) > 0 && strings.HasPrefix(rest[0], "__complete") { // the shell asks
 		if err := pluginmanager.AddPluginCommandStubs(dockerCLI, root); err != nil {
 			return err
 		}
-	}
-	root.InitDefaultHelpCmd()
-	root.InitDefaultCompletionCmd(rest...)
-	if len(rest) > 0 {
+	} else if len(rest) > 0 {
 		if _, _, err := root.Find(rest); err != nil {
-			return unknown(ctx, dockerCLI, root, rest[0])
+			return unknown(ctx, dockerCLI, root, opts, rest[0])
 		}
 	}
 	root.SetArgs(rest)
@@ -56,8 +55,8 @@ func execute(ctx context.Context, dockerCLI *command.DockerCli, args []string) e
 }
 
 // unknown runs a CLI plugin, or says why a command is not there.
-func unknown(ctx context.Context, dockerCLI *command.DockerCli, root *cobra.Command, name string) error {
-	if found, err := runPlugin(ctx, dockerCLI, root, name); found {
+func unknown(ctx context.Context, dockerCLI *command.DockerCli, root *cobra.Command, opts *flags.ClientOptions, name string) error {
+	if found, err := runPlugin(ctx, dockerCLI, root, opts, name); found {
 		return err
 	}
 	if what := absent[name]; what != "" {
@@ -75,6 +74,7 @@ func unknown(ctx context.Context, dockerCLI *command.DockerCli, root *cobra.Comm
 
 // newRoot makes the tree of commands.
 func newRoot(dockerCLI *command.DockerCli) (*cobra.Command, *flags.ClientOptions) {
+	var opts *flags.ClientOptions
 	root := &cobra.Command{
 		Use:              "wharf [OPTIONS] COMMAND [ARG...]",
 		Short:            "One engine for containers and virtual machines",
@@ -85,7 +85,7 @@ func newRoot(dockerCLI *command.DockerCli) (*cobra.Command, *flags.ClientOptions
 			if len(args) == 0 {
 				return command.ShowHelp(dockerCLI.Err())(cmd, args)
 			}
-			return unknown(cmd.Context(), dockerCLI, cmd, args[0])
+			return unknown(cmd.Context(), dockerCLI, cmd, opts, args[0])
 		},
 		PersistentPreRunE:     func(cmd *cobra.Command, _ []string) error { return supported(cmd, dockerCLI) },
 		Version:               version,
@@ -96,7 +96,7 @@ func newRoot(dockerCLI *command.DockerCli) (*cobra.Command, *flags.ClientOptions
 	root.SetOut(dockerCLI.Out())
 	root.SetErr(dockerCLI.Err())
 
-	opts, _ := cli.SetupRootCommand(root)
+	opts, _ = cli.SetupRootCommand(root)
 	root.SetVersionTemplate("wharf version {{.Version}}" + build() + "\n")
 	root.Flags().BoolP("version", "v", false, "Print version information and quit")
 	root.Flags().Lookup("host").Usage = "Daemon socket to connect to (default unix:///run/wharf.sock)"
