@@ -57,9 +57,10 @@ func (s streams) open(ctx context.Context, e *entry, c *model.Container, r model
 		if err != nil {
 			return nil, err
 		}
-		return inst.Attach(ctx, stdin, r.Stdout, r.Stderr)
+		st, err := inst.Attach(ctx, stdin, r.Stdout, r.Stderr)
+		return shared(c, st), err
 	case !r.Logs:
-		return e.late.add(stdin, r.Stdout, r.Stderr), nil
+		return shared(c, e.late.add(stdin, r.Stdout, r.Stderr)), nil
 	}
 	log, err := s.logs.Read(context.WithoutCancel(ctx), s.plan.Log(*c), model.LogsRequest{
 		Stdout: r.Stdout, Stderr: r.Stderr, Tail: -1, Follow: r.Stream && running,
@@ -73,16 +74,31 @@ func (s streams) open(ctx context.Context, e *entry, c *model.Container, r model
 		inst, err := e.instance()
 		if err == nil {
 			out.in, err = inst.Attach(ctx, true, false, false)
+			out.in = shared(c, out.in)
 		}
 		if err != nil {
 			_ = log.Close()
 			return nil, err
 		}
 	case r.Stream && !running:
-		out.next = e.late.add(stdin, r.Stdout, r.Stderr)
+		out.next = shared(c, e.late.add(stdin, r.Stdout, r.Stderr))
 	}
 	return out, nil
 }
+
+// shared keeps one client's end of input from ending it for all: only a
+// container made for one client (StdinOnce), without a terminal, has its input
+// closed.
+func shared(c *model.Container, s model.Stream) model.Stream {
+	if s == nil || c.Config.StdinOnce && !c.Config.Tty {
+		return s
+	}
+	return openInput{s}
+}
+
+type openInput struct{ model.Stream }
+
+func (openInput) CloseWrite() error { return nil }
 
 // nothing is the stream of a client that asked for nothing.
 type nothing struct{}

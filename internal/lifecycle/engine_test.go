@@ -304,7 +304,10 @@ func TestRestartPolicy(t *testing.T) {
 	id := started(t, e, "x", &container.HostConfig{RestartPolicy: container.RestartPolicy{Name: "on-failure", MaximumRetryCount: 1}})
 	ended, _ := e.Wait(bg, id, "")
 	w.instance(id).end(1)
-	wait(t, "it is restarted", func() bool { c, _ := e.Inspect(bg, id, false); return c.RestartCount == 1 && c.State.Status == "running" })
+	wait(t, "it is restarted", func() bool {
+		c, _ := e.Inspect(bg, id, false)
+		return c.RestartCount == 1 && c.State.Status == "running"
+	})
 	select {
 	case <-ended:
 		t.Error("a restart woke a waiter")

@@ -144,8 +144,7 @@ func (x *execs) ExecStart(ctx context.Context, id string, detach bool, size *[2]
 	ended := make(chan struct{})
 	go x.reap(ex, p, ended)
 	if detach {
-		go (&limited{}).drain(p.Stream())
-		return nil, nil
+		return nil, p.Stream().Close() // whoever holds the process drains its output
 	}
 	return newExecStream(p.Stream(), ex.req, ended), nil
 }

@@ -15,7 +15,7 @@ type execStream struct {
 	req   model.ExecRequest
 	ended <-chan struct{}
 	once  sync.Once
-	left  chan struct{} // closed by Close
+	left  chan struct{} // closed by Close or cut
 }
 
 func newExecStream(s model.Stream, r model.ExecRequest, ended <-chan struct{}) *execStream {
@@ -34,7 +34,7 @@ func (x *execStream) cut() {
 	}
 	select {
 	case <-time.After(streamPatience):
-		_ = x.Stream.Close()
+		_ = x.Close()
 	case <-x.left:
 	}
 }
@@ -65,7 +65,10 @@ func (x *execStream) Write(p []byte) (int, error) {
 
 // Close ends the client's part; the process goes on, its output is drained by
 // whoever holds it.
-func (x *execStream) Close() error {
-	x.once.Do(func() { close(x.left) })
-	return x.Stream.Close()
+func (x *execStream) Close() (err error) {
+	x.once.Do(func() {
+		close(x.left)
+		err = x.Stream.Close()
+	})
+	return err
 }

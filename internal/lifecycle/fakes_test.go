@@ -432,7 +432,9 @@ func (fakePlan) Files(plan.FilesInput) plan.EtcFiles { return plan.EtcFiles{Host
 func (fakePlan) Joins(c model.Container) plan.Joined {
 	return plan.Joined{Net: model.ID(c.HostConfig.NetworkMode.ConnectedContainer())}
 }
-func (fakePlan) Log(c model.Container) model.LogPlan { return model.LogPlan{Driver: "json-file", Path: "/log"} }
+func (fakePlan) Log(c model.Container) model.LogPlan {
+	return model.LogPlan{Driver: "json-file", Path: "/log"}
+}
 func (fakePlan) Changes(base *container.Config, _ []string) (*container.Config, error) {
 	next := *base
 	return &next, nil
@@ -505,4 +507,3 @@ func wait(t *testing.T, what string, cond func() bool) {
 	}
 	t.Fatal("timed out waiting until " + what)
 }
-

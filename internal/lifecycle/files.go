@@ -43,7 +43,7 @@ func (s files) root(ctx context.Context, e *entry, name string, write bool) (r R
 		if err != nil {
 			return r, "", nil, err
 		}
-		return Root{Dir: dir}, rest, free, s.writable(c, &m, write)
+		return Root{Dir: dir, Name: path.Base(m.Destination)}, rest, free, s.writable(c, &m, write)
 	}
 	if err := s.writable(c, nil, write); err != nil {
 		return r, "", nil, err
@@ -120,9 +120,6 @@ func (s files) ArchiveStat(ctx context.Context, ref, name string) (container.Pat
 	}
 	defer s.free(e, release)
 	st, err := s.archives.Stat(ctx, r, in)
-	if err == nil && in == "/" {
-		st.Name = path.Base(path.Clean("/" + name)) // a mount's own name, not its source's
-	}
 	return st, missing(err, ref, name)
 }
 
@@ -168,6 +165,8 @@ func (s files) ArchivePut(ctx context.Context, ref, name string, o model.PutOpti
 		return err
 	}
 	defer s.free(e, release)
+	c := e.record()
+	o.User, o.NoDevices = c.Config.User, c.IDs.Mapped()
 	if err := s.archives.Put(ctx, r, in, o, tar); err != nil {
 		return missing(err, ref, name)
 	}

@@ -56,6 +56,17 @@ func (s lists) sized(ctx context.Context, r model.ListRequest, out []container.S
 	return out, nil
 }
 
+// Records returns every container's record, newest first. They must not be
+// changed.
+func (s lists) Records() []model.Container {
+	all := s.index.all()
+	out := make([]model.Container, len(all))
+	for i, e := range all {
+		out[i] = *e.record()
+	}
+	return out
+}
+
 // summary is c as list shows it.
 func (s lists) summary(c *model.Container, image string) container.Summary {
 	status := c.State.Phase

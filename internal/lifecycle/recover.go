@@ -59,6 +59,7 @@ func (r *recoverer) run(ctx context.Context) error {
 	}
 	_ = g.Wait()
 	r.sweep(ctx, held)
+	r.sweepNetworks(ctx, entries)
 	r.slog.InfoContext(ctx, "containers recovered", "count", len(all), "took", r.now().Sub(began))
 	r.boot(ctx, entries)
 	return nil
@@ -66,12 +67,12 @@ func (r *recoverer) run(ctx context.Context) error {
 
 // holdings is what rooms and drivers hold, by id.
 type holdings struct {
-	driver, network, layer map[model.ID]bool
-	failed                 bool // some room could not say: nothing is swept
+	driver, layer map[model.ID]bool
+	failed        bool // some room could not say: nothing is swept
 }
 
 func (r *recoverer) holdings(ctx context.Context) (*holdings, error) {
-	h := &holdings{driver: map[model.ID]bool{}, network: map[model.ID]bool{}, layer: map[model.ID]bool{}}
+	h := &holdings{driver: map[model.ID]bool{}, layer: map[model.ID]bool{}}
 	collect := func(room string, into map[model.ID]bool, list func(context.Context) ([]model.ID, error)) {
 		ids, err := list(ctx)
 		if err != nil {
@@ -85,7 +86,6 @@ func (r *recoverer) holdings(ctx context.Context) (*holdings, error) {
 	for iso, d := range r.drivers {
 		collect(string(iso), h.driver, d.List)
 	}
-	collect("network", h.network, r.networks.Attached)
 	collect("image", h.layer, r.images.Prepared)
 	return h, ctx.Err()
 }
@@ -161,7 +161,7 @@ func (r *recoverer) running(ctx context.Context, e *entry) error {
 
 // release gives back what a container that does not run still holds.
 func (r *recoverer) release(ctx context.Context, e *entry, held *holdings) {
-	if !held.driver[e.id] && !held.network[e.id] && len(e.record().Attached) == 0 {
+	if !held.driver[e.id] && len(e.record().Attached) == 0 {
 		return
 	}
 	d, err := r.driver(e.record())
@@ -186,11 +186,6 @@ func (r *recoverer) sweep(ctx context.Context, held *holdings) {
 			}
 		}
 	}
-	for id := range held.network {
-		if orphan(id) {
-			r.swept(ctx, id, "network", r.networks.Detach(ctx, id))
-		}
-	}
 	for id := range held.layer {
 		if orphan(id) {
 			r.swept(ctx, id, "image", r.images.Discard(ctx, id))
@@ -200,6 +195,27 @@ func (r *recoverer) sweep(ctx context.Context, held *holdings) {
 	for _, d := range dirs {
 		if id := model.ID(d.Name()); len(id) == 64 && orphan(id) {
 			r.swept(ctx, id, "lifecycle", os.RemoveAll(r.dir(id)))
+		}
+	}
+}
+
+// sweepNetworks frees what the network room holds for containers that do not
+// run. The room may know some only by the short id in a link's name.
+func (r *recoverer) sweepNetworks(ctx context.Context, entries []*entry) {
+	ids, err := r.networks.Attached(ctx)
+	if err != nil {
+		r.slog.ErrorContext(ctx, "the network room cannot list what it holds; nothing there is swept", "err", err)
+		return
+	}
+	run := map[model.ID]bool{}
+	for _, e := range entries {
+		if e.record().State.Running() {
+			run[e.id], run[model.ID(e.id.Short())] = true, true
+		}
+	}
+	for _, id := range ids {
+		if !run[id] {
+			r.swept(ctx, id, "network", r.networks.Detach(ctx, id))
 		}
 	}
 }

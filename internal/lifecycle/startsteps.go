@@ -115,18 +115,20 @@ func (s *starter) closeSandbox(_ context.Context, r *run) error {
 	return sb.Close()
 }
 
-// attach gives the network namespace its links; a container in the host's or
-// another's namespace has none.
+// attach gives the network namespace its links. A container in the host's
+// namespace has none, but an endpoint that inspect shows; one in another
+// container's has neither.
 func (s *starter) attach(ctx context.Context, r *run) (err error) {
-	netns := r.sandbox.Netns()
-	if netns == "" {
-		return nil
-	}
 	want := r.c.Endpoints
-	if r.c.Config.NetworkDisabled {
-		want = nil
+	switch mode := r.c.HostConfig.NetworkMode; {
+	case mode.IsContainer():
+		return nil
+	case r.c.Config.NetworkDisabled:
+		want = map[string]*network.EndpointSettings{network.NetworkNone: {}}
+	case len(want) == 0 && (mode.IsHost() || mode.IsNone()):
+		want = map[string]*network.EndpointSettings{string(mode): {}} // inspect shows it
 	}
-	r.eps, err = s.networks.Attach(ctx, s.attachment(r.c, netns, 0, want))
+	r.eps, err = s.networks.Attach(ctx, s.attachment(r.c, r.sandbox.Netns(), 0, want))
 	return err
 }
 

@@ -75,8 +75,8 @@ func commandText(c *container.Config) string {
 func mountPoints(c *model.Container) []container.MountPoint {
 	out := make([]container.MountPoint, 0, len(c.Mounts))
 	for _, m := range c.Mounts {
-		if m.Type == "tmpfs" && !slices.ContainsFunc(c.HostConfig.Mounts, func(x mount.Mount) bool { return x.Target == m.Destination }) {
-			continue // --tmpfs is in HostConfig.Tmpfs
+		if _, ok := c.HostConfig.Tmpfs[m.Destination]; ok && m.Type == "tmpfs" {
+			continue // Docker shows only those of --mount
 		}
 		out = append(out, container.MountPoint{
 			Type: mount.Type(m.Type), Name: m.Name, Source: m.Source, Destination: m.Destination, Driver: m.Driver,

@@ -1,0 +1,205 @@
+package lifecycle
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+
+	"wharf/internal/model"
+)
+
+// TestRecover restarts the daemon over containers in every state.
+func TestRecover(t *testing.T) {
+	w := newWorld(t)
+	e := w.engine()
+	runs := started(t, e, "runs", nil)
+	ended := started(t, e, "ended", nil)
+	lost := started(t, e, "lost", nil)
+	rm := started(t, e, "rm", &container.HostConfig{AutoRemove: true})
+	always := started(t, e, "always", &container.HostConfig{RestartPolicy: container.RestartPolicy{Name: "always"}})
+	unless := started(t, e, "unless", &container.HostConfig{RestartPolicy: container.RestartPolicy{Name: "unless-stopped"}})
+	created := create(t, e, "created", &container.HostConfig{RestartPolicy: container.RestartPolicy{Name: "always"}})
+	stopped := started(t, e, "stopped", nil)
+	for _, id := range []string{unless, stopped} {
+		if err := e.Stop(bg, id, model.StopRequest{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	paused := started(t, e, "paused", nil)
+	if err := e.Pause(bg, paused); err != nil {
+		t.Fatal(err)
+	}
+	ids := map[string]model.IDRange{}
+	for _, c := range e.Records() {
+		ids[string(c.ID)] = c.IDs
+	}
+	e.Close() // the daemon is gone; what follows it does not see
+	w.instance(ended).end(7)
+	w.instance(rm).end(8)
+	w.instance(always).end(1)
+	w.mu.Lock()
+	delete(w.insts, model.ID(lost))
+	w.layers["orphan"], w.nets["orphan"], w.insts["orphan"] = true, true, &fakeInstance{}
+	w.mu.Unlock()
+
+	e = w.engine()
+	if err := e.Recover(bg); err != nil {
+		t.Fatal(err)
+	}
+	for id, want := range map[string]container.ContainerState{
+		runs: "running", ended: "exited", lost: "exited", rm: "", always: "running", unless: "exited", created: "created", stopped: "exited", paused: "paused",
+	} {
+		if got := phase(e, id); got != want {
+			t.Errorf("%s is %q, want %q", id[:12], got, want)
+		}
+	}
+	for id, want := range map[string]int{ended: 7, lost: 255, stopped: 143} {
+		if c, _ := e.Inspect(bg, id, false); c.State.ExitCode != want {
+			t.Errorf("%s has the exit code %d, want %d", id[:12], c.State.ExitCode, want)
+		}
+	}
+	if w.layers["orphan"] || w.nets["orphan"] || w.insts["orphan"] != nil {
+		t.Error("the orphan was not swept")
+	}
+	if c := create(t, e, "new", nil); ids[c] != (model.IDRange{}) {
+		t.Error("id range")
+	} else {
+		for _, r := range e.Records() {
+			if string(r.ID) != c && r.IDs == e.core.index.get(model.ID(c)).record().IDs {
+				t.Errorf("%s has the range of another container", c[:12])
+			}
+		}
+	}
+	// What was taken up is waited for again.
+	exit, _ := e.Wait(bg, runs, "")
+	w.instance(runs).end(9)
+	if r := <-exit; r.Code != 9 {
+		t.Errorf("exit code %d", r.Code)
+	}
+	for _, c := range e.Records() {
+		if err := e.Remove(bg, string(c.ID), model.RemoveRequest{Force: true}); err != nil {
+			t.Error(err)
+		}
+	}
+	w.clean()
+}
+
+// TestDie kills the daemon at every operation on a room in turn, through a
+// whole life, and starts another: it must come up, everything must be
+// removable, and then nothing may be left.
+func TestDie(t *testing.T) {
+	for _, rm := range []bool{false, true} {
+		for _, at := range []string{
+			"check", "prepare", "use", "mount", "copyup", "unmount", "put-", "put-created", "rootfs", "sandbox", "attach", "instance", "put-running",
+			"put-exited", "release", "detach", "put-removing", "unuse", "log-remove", "discard", "delete",
+		} {
+			t.Run(fmt.Sprintf("%s/rm=%t", at, rm), func(t *testing.T) {
+				w := newWorld(t)
+				e := w.engine()
+				w.mu.Lock()
+				w.die = at
+				w.mu.Unlock()
+				life(e, rm)
+				e.Close()
+				time.Sleep(time.Millisecond)
+				e = w.engine()
+				if err := e.Recover(bg); err != nil {
+					t.Fatal(err)
+				}
+				for _, c := range e.Records() {
+					if c.State.Phase != container.StateCreated && c.State.Phase != container.StateRunning && c.State.Phase != container.StateExited {
+						t.Errorf("recovered as %q", c.State.Phase)
+					}
+					if err := e.Remove(bg, string(c.ID), model.RemoveRequest{Force: true, Volumes: true}); err != nil {
+						t.Error(err)
+					}
+				}
+				w.clean()
+			})
+		}
+	}
+}
+
+// life creates, starts, ends and removes a container as far as it gets.
+func life(e *Engine, rm bool) {
+	r, err := e.Create(bg, model.CreateRequest{
+		Config:     &container.Config{Image: "busybox", Volumes: map[string]struct{}{"/data": {}}},
+		HostConfig: &container.HostConfig{AutoRemove: rm},
+	})
+	if err != nil || e.Start(bg, r.ID) != nil {
+		return
+	}
+	gone, err := e.Wait(bg, r.ID, container.WaitConditionNotRunning)
+	if err != nil {
+		return
+	}
+	e.core.index.get(model.ID(r.ID)).inst.(*fakeInstance).end(1)
+	select {
+	case <-gone:
+	case <-time.After(time.Second):
+	}
+	_ = e.Remove(bg, r.ID, model.RemoveRequest{Volumes: true})
+}
+
+// TestBootOrder: those first that others need.
+func TestBootOrder(t *testing.T) {
+	w := newWorld(t)
+	e := w.engine()
+	policy := container.RestartPolicy{Name: "always"}
+	a := started(t, e, "a", &container.HostConfig{RestartPolicy: policy})
+	b := started(t, e, "b", &container.HostConfig{RestartPolicy: policy, NetworkMode: "container:a"})
+	c := started(t, e, "c", &container.HostConfig{RestartPolicy: policy, Links: []string{"b:db"}})
+	e.Close()
+	w.mu.Lock()
+	w.insts, w.nets = map[model.ID]*fakeInstance{}, map[model.ID]bool{} // the machine went down
+	w.events = nil
+	w.mu.Unlock()
+	e = w.engine()
+	if err := e.Recover(bg); err != nil {
+		t.Fatal(err)
+	}
+	var order []string
+	for _, m := range w.events {
+		if m.Action == "start" {
+			order = append(order, m.Actor.ID)
+		}
+	}
+	if len(order) != 3 || order[0] != a || order[1] != b || order[2] != c {
+		t.Errorf("order %v, want %v", order, []string{a, b, c})
+	}
+}
+
+// TestRecoverMany: the budget is 3 s for 1,000; here rooms cost nothing.
+func TestRecoverMany(t *testing.T) {
+	w := newWorld(t)
+	e := w.engine()
+	for range 1000 {
+		started(t, e, "", nil)
+	}
+	e.Close()
+	e = w.engine()
+	began := time.Now()
+	if err := e.Recover(bg); err != nil {
+		t.Fatal(err)
+	}
+	if d := time.Since(began); d > time.Second {
+		t.Errorf("recovery took %v", d)
+	}
+	began = time.Now()
+	l, err := e.List(bg, model.ListRequest{})
+	if d := time.Since(began); err != nil || len(l) != 1000 || d > 50*time.Millisecond {
+		t.Errorf("list: %d, %v, %v", len(l), err, d)
+	}
+}
+
+func BenchmarkList1000(b *testing.B) {
+	c := model.Container{Config: &container.Config{Image: "busybox", Cmd: []string{"sh"}}, HostConfig: &container.HostConfig{}}
+	l := lists{&core{opts: Options{Now: time.Now}}}
+	for b.Loop() {
+		for range 1000 {
+			l.summary(&c, "busybox")
+		}
+	}
+}
