@@ -260,8 +260,20 @@ func Diff(a, b *Config) (reload, restart []string) {
 	return reload, restart
 }
 
-// Text shows the options that differ from the defaults, one "key=value" a
-// line, for logs and the reload event.
+// Take returns old with the options of next that a running daemon can take
+// over.
+func Take(old, next *Config) *Config {
+	c := *old
+	fc, fn := fields(&c), fields(next)
+	for i := range fc {
+		if fc[i].reload {
+			fc[i].value.Set(fn[i].value)
+		}
+	}
+	return &c
+}
+
+// Text shows every option as JSON, by key, for the reload event.
 func (c *Config) Text() map[string]string {
 	out := make(map[string]string)
 	for _, f := range fields(c) {

@@ -23,6 +23,8 @@ type Config struct {
 	Pidfile  string `json:"pidfile" flag:"pidfile,p" help:"file for the daemon's process id"`
 	Monitor  string `json:"monitor" flag:"monitor" help:"path of wharf-monitor"`
 
+	BaseImage string `json:"base-image" flag:"base-image" help:"archive of the small image that a new store starts with"`
+
 	Hosts       []string `json:"hosts" flag:"host,H" help:"where to listen: unix://PATH, tcp://HOST:PORT, fd://"`
 	Group       string   `json:"group" flag:"group,G" help:"group that may use the unix socket"`
 	TLS         bool     `json:"tls" flag:"tls" help:"serve TCP with TLS"`

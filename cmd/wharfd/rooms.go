@@ -1,0 +1,236 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	"github.com/opencontainers/go-digest"
+
+	"wharf/internal/archive"
+	"wharf/internal/config"
+	"wharf/internal/dockerapi"
+	"wharf/internal/driver"
+	"wharf/internal/driver/native"
+	"wharf/internal/host"
+	"wharf/internal/image"
+	"wharf/internal/lifecycle"
+	"wharf/internal/logs"
+	"wharf/internal/model"
+	"wharf/internal/network"
+	"wharf/internal/record"
+	"wharf/internal/undo"
+)
+
+// rooms are the engine's parts, wired.
+type rooms struct {
+	facts    host.Facts
+	records  *record.Store
+	images   *image.Store
+	networks *network.Room
+	volumes  noVolumes
+	engine   *lifecycle.Engine
+	system   *sysinfo
+
+	streams context.Context // ends when the daemon does
+	closing func()
+}
+
+// openRooms opens everything below the data root. held gets what has to be
+// closed, in reverse.
+func openRooms(ctx context.Context, c *config.Config, live *atomic.Pointer[config.Config], held *undo.Stack) (*rooms, error) {
+	r := &rooms{}
+	r.streams, r.closing = context.WithCancel(ctx)
+	held.Push(func() error { r.closing(); return nil })
+
+	facts := make(chan host.Facts, 1) // some milliseconds of probes, beside the opening of files
+	go func() { facts <- host.Detect(host.Options{DataRoot: c.DataRoot}) }()
+
+	var err error
+	if r.records, err = record.Open(c.DataRoot); err != nil {
+		return nil, err
+	}
+	held.Push(r.records.Close)
+	if r.images, err = image.Open(ctx, image.Options{
+		Root: filepath.Join(c.DataRoot, "image"), CertsDir: c.CertsDir,
+		InsecureRegistries: c.InsecureRegistries, Mirrors: c.RegistryMirrors,
+		MaxDownloads: c.MaxConcurrentDownloads, MaxUploads: c.MaxConcurrentUploads,
+		Users: r.imageUsers, Publish: r.records.Publish, UserAgent: "wharf/" + release(),
+	}); err != nil {
+		return nil, err
+	}
+	held.Push(r.images.Close)
+	if r.networks, err = network.Open(ctx, networkOptions(c, r.records)); err != nil {
+		return nil, err
+	}
+	held.Push(r.networks.Close)
+	containers, err := native.New(native.Options{Monitor: c.Monitor, ExecRoot: c.ExecRoot, CgroupParent: strings.TrimPrefix(c.CgroupParent, "/")})
+	if err != nil {
+		return nil, err
+	}
+	r.facts = <-facts
+	for _, w := range host.Warnings(r.facts) {
+		slog.Warn(strings.TrimPrefix(w, "WARNING: "))
+	}
+	pf, pd := planFacts(r.facts, c), planDefaults(c, r.gateway(ctx))
+	r.engine, err = lifecycle.New(lifecycle.Options{
+		Images: r.images, Networks: r.networks, Volumes: r.volumes, Logs: logs.New(), Records: r.records, Archives: archive.New(),
+		Drivers: map[model.Isolation]driver.Driver{model.IsolationContainer: containers},
+		Facts:   pf, Defaults: pd, DataRoot: c.DataRoot, IDBase: c.IDBase, Devices: devices,
+	})
+	if err != nil {
+		return nil, err
+	}
+	held.Push(func() error { r.engine.Close(); return nil })
+	r.system = &sysinfo{rooms: r, live: live, plan: pf}
+	return r, r.system.open(c.DataRoot)
+}
+
+func networkOptions(c *config.Config, records *record.Store) network.Options {
+	o := network.Options{
+		Dir: filepath.Join(c.DataRoot, "network"), Bridge: c.Bridge, BIP: c.BIP, FixedCIDR: c.FixedCIDR, Gateway: c.DefaultGateway,
+		MTU: c.MTU, NoICC: !c.ICC, NoMasquerade: !c.IPMasq, NoIPForward: !c.IPForward, HostBindingIP: c.IP,
+		Publish: records.Publish,
+	}
+	if c.Bridge == "none" {
+		o.Bridge, o.NoDefault = "", true
+	}
+	for _, p := range c.DefaultAddressPools {
+		o.Pools = append(o.Pools, network.AddressPool{Base: p.Base, Size: p.Size})
+	}
+	return o
+}
+
+// gateway is the address by which containers of the default bridge reach the
+// host; nil without one.
+func (r *rooms) gateway(ctx context.Context) []netip.Addr {
+	n, err := r.networks.Inspect(ctx, "bridge", false)
+	if err != nil {
+		return nil
+	}
+	var out []netip.Addr
+	for _, p := range n.IPAM.Config {
+		if p.Gateway.IsValid() {
+			out = append(out, p.Gateway)
+		}
+	}
+	return out
+}
+
+// imageUsers tells the image room which images containers use.
+func (r *rooms) imageUsers(ctx context.Context) ([]image.User, error) {
+	if r.engine == nil { // still starting: nobody can be told to remove images
+		return nil, nil
+	}
+	list, err := r.engine.List(ctx, model.ListRequest{All: true})
+	if err != nil {
+		return nil, err
+	}
+	out := make([]image.User, 0, len(list))
+	for _, s := range list {
+		u := image.User{ID: model.ID(s.ID), Image: digest.Digest(s.ImageID), Running: s.State == container.StateRunning || s.State == container.StatePaused || s.State == container.StateRestarting}
+		if len(s.Names) > 0 {
+			u.Name = strings.TrimPrefix(s.Names[0], "/")
+		}
+		out = append(out, u)
+	}
+	return out, nil
+}
+
+// handler is the API.
+func (r *rooms) handler() http.Handler {
+	api := dockerapi.New(dockerapi.Options{
+		Containers: r.engine, Images: partialImages{r.images}, Networks: r.networks,
+		System: r.system, Feed: r.records, Wharf: r.own(), Version: release(),
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		// A request ends with its client, or with the daemon.
+		ctx, cancel := context.WithCancel(q.Context())
+		defer cancel()
+		stop := context.AfterFunc(r.streams, cancel)
+		defer stop()
+		api.ServeHTTP(w, q.WithContext(ctx))
+	})
+}
+
+// own are the engine's endpoints beside Docker's.
+func (r *rooms) own() http.Handler {
+	mux := http.NewServeMux()
+	answer := func(w http.ResponseWriter, v any) {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(v)
+	}
+	mux.HandleFunc("GET /wharf/v1/doctor", func(w http.ResponseWriter, _ *http.Request) { answer(w, host.Report(r.facts)) })
+	mux.HandleFunc("GET /wharf/v1/facts", func(w http.ResponseWriter, _ *http.Request) { answer(w, r.facts) })
+	mux.HandleFunc("GET /wharf/v1/containers/{ref}/timing", func(w http.ResponseWriter, q *http.Request) {
+		t, err := r.engine.Timing(q.PathValue("ref"))
+		if err != nil {
+			code := http.StatusInternalServerError
+			if errdefs.IsNotFound(err) {
+				code = http.StatusNotFound
+			}
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(code)
+			_ = json.NewEncoder(w).Encode(map[string]string{"message": err.Error()})
+			return
+		}
+		answer(w, t)
+	})
+	return mux
+}
+
+const baseName = "wharf/base"
+
+// loadBase puts the small image that comes with the daemon into a store that
+// does not have it. A person who removed it does not get it back: a mark says
+// that it was loaded once.
+func (r *rooms) loadBase(ctx context.Context, c *config.Config) {
+	mark := filepath.Join(c.DataRoot, "base-loaded")
+	if _, err := os.Stat(mark); err == nil {
+		return
+	}
+	if _, err := r.images.Resolve(ctx, baseName, nil); err == nil || !errdefs.IsNotFound(err) {
+		return
+	}
+	f, err := openBase(c.BaseImage)
+	if errors.Is(err, os.ErrNotExist) {
+		return
+	}
+	if err == nil {
+		defer f.Close()
+		err = r.images.Load(ctx, f, nil, true, func(any) {})
+	}
+	if err == nil {
+		err = os.WriteFile(mark, nil, 0o600)
+	}
+	if err != nil {
+		slog.Warn("the base image was not loaded", "image", baseName, "err", err)
+	}
+}
+
+func openBase(path string) (*os.File, error) {
+	if path != "" {
+		return os.Open(path)
+	}
+	places := []string{"/usr/share/wharf/base.tar"}
+	if self, err := os.Executable(); err == nil {
+		places = append(places, filepath.Join(filepath.Dir(self), "..", "share", "wharf", "base.tar"))
+	}
+	for _, p := range places {
+		if f, err := os.Open(p); err == nil {
+			return f, nil
+		}
+	}
+	return nil, fmt.Errorf("no base image: %w", os.ErrNotExist)
+}
+
