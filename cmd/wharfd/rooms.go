@@ -233,4 +233,3 @@ func openBase(path string) (*os.File, error) {
 	}
 	return nil, fmt.Errorf("no base image: %w", os.ErrNotExist)
 }
-

@@ -186,4 +186,3 @@ func openFiles() int {
 	names, _ := d.Readdirnames(-1)
 	return max(len(names)-1, 0)
 }
-
