@@ -19,7 +19,7 @@ type legacyInspect struct {
 
 type legacyConfig struct {
 	*container.Config
-	MacAddress string `json:",omitempty"`
+	OnBuild []string
 }
 
 // legacyNetwork repeats the default bridge's endpoint at the top.
@@ -77,7 +77,7 @@ func inspectFor(v version, got *container.InspectResponse) any {
 		r.GraphDriver = &storage.DriverData{Name: r.Storage.RootFS.Snapshot.Name}
 		r.Storage = nil
 	}
-	old := &legacyInspect{InspectResponse: &r, Config: &legacyConfig{Config: r.Config}}
+	old := &legacyInspect{InspectResponse: &r, Config: &legacyConfig{Config: r.Config, OnBuild: r.Config.OnBuild}}
 	old.NetworkSettings = &legacyNetwork{NetworkSettings: r.NetworkSettings}
 	if ep := r.NetworkSettings.Networks[network.NetworkBridge]; ep != nil {
 		n := old.NetworkSettings
