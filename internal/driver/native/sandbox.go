@@ -22,16 +22,13 @@ func (d *Driver) Sandbox(ctx context.Context, b *model.Bundle) (driver.Sandbox, 
 	if b.Spec == nil || b.Spec.Linux == nil {
 		return &sandbox{}, nil
 	}
-	var wantUser, wantNet bool
+	wantUser, wantNet := b.IDs.Mapped(), false
 	for _, ns := range b.Spec.Linux.Namespaces {
-		if ns.Path != "" {
-			continue
-		}
 		switch ns.Type {
 		case specs.UserNamespace:
-			wantUser = true
+			wantUser = ns.Path == ""
 		case specs.NetworkNamespace:
-			wantNet = true
+			wantNet = ns.Path == ""
 		}
 	}
 	var uids, gids []runtime.IDMap
