@@ -21,6 +21,7 @@ import (
 type daemon struct {
 	dir    string // data, run, docker.sock, pid, daemon.log, config/
 	parent string // cgroup parent
+	bin    string // where wharfd is; "": tools.bin
 	args   []string
 
 	mu   sync.Mutex
@@ -66,7 +67,11 @@ func (d *daemon) start() error {
 			return err
 		}
 	}
-	cmd := exec.Command(filepath.Join(tools.bin, "wharfd"), args...)
+	bin := d.bin
+	if bin == "" {
+		bin = tools.bin
+	}
+	cmd := exec.Command(filepath.Join(bin, "wharfd"), args...)
 	cmd.Stdout, cmd.Stderr = logFile, logFile
 	// Ctrl-C at the terminal is for the tests; they end the daemon.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
