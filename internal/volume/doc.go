@@ -1,0 +1,31 @@
+// Package volume is the room of volumes: named and anonymous directories that
+// outlive containers, with the options of Docker's `local` driver.
+//
+// # What it owns
+//
+// The directory Options.Dir:
+//
+//	<name>/opts.json  driver, options, labels, time of creation
+//	<name>/_data      the content, or what a volume with options is mounted on
+//	<name>/copying    there while the image's content is copied up
+//	<name>/sub/<n>    mount points of subpaths in use
+//	.gone-*           removed volumes whose content is still being deleted
+//
+// It never shifts ids: on the disk the owners are those that the container's
+// own ids say, and the mount is idmapped by whoever makes it.
+//
+// # Invariants
+//
+//   - A volume is in use from the first Use of a container until its Unuse,
+//     which is the container's life from create to remove. Who uses what is
+//     known in memory and comes back by Restore.
+//   - A volume with options is mounted at the first Use and unmounted at the
+//     last Unuse. A mount left by an earlier daemon is taken over.
+//   - Removing a volume renames it away, so that it is gone at once and as a
+//     whole; the deletion of the content goes on behind.
+//
+// # Lock order
+//
+// vol.busy, then Room.mu. Under Room.mu nothing is mounted, copied or deleted;
+// a new volume's record is written under it.
+package volume
