@@ -14,6 +14,8 @@ func itoa[T ~int64 | ~uint32](n T) string { return strconv.FormatInt(int64(n), 1
 
 // mounts puts together what a container sees: the kernel's file systems, its
 // own files in /etc, and what the user mounts, which replaces any of those.
+// Binds say nothing of ids: the runtime shows all of them with the
+// container's, so that its root owns what root owns on the host.
 func (s *starting) mounts() error {
 	users := s.in.Mounts
 	if users == nil {
@@ -44,53 +46,31 @@ func (s *starting) mounts() error {
 			if s.hc.ReadonlyRootfs {
 				opts = append(opts, "ro")
 			}
-			s.spec.Mounts = append(s.spec.Mounts, s.mapped(specs.Mount{Destination: e.dest, Type: "bind", Source: e.source, Options: opts}))
+			s.spec.Mounts = append(s.spec.Mounts, specs.Mount{Destination: e.dest, Type: "bind", Source: e.source, Options: opts})
 		}
 	}
 	return nil
 }
 
-// mapped makes a bind show the container's own view of owners: what root owns
-// on the host, the container's root owns inside.
-func (s *starting) mapped(m specs.Mount) specs.Mount {
-	if s.c.IDs.Mapped() {
-		m.UIDMappings, m.GIDMappings = s.spec.Linux.UIDMappings, s.spec.Linux.GIDMappings
-	}
-	return m
-}
-
-// kernelMounts are proc, dev, sys and those below. Where the container cannot
-// mount one itself, because it shares the namespace that the file system
-// shows without owning it, the host's is bound read-only.
+// kernelMounts are proc, dev, sys and those below. Where the kernel refuses
+// one, because the container shares the namespace that the file system shows
+// without owning it, the runtime binds the host's read-only.
 func (s *starting) kernelMounts() []specs.Mount {
-	hc, foreign := s.hc, s.c.IDs.Mapped()
-	bind := func(p string) specs.Mount {
-		return specs.Mount{Destination: p, Type: "bind", Source: p, Options: []string{"rbind", "rprivate", "ro", "nosuid", "noexec", "nodev"}}
+	safe := func(more ...string) []string { return append(more, "nosuid", "noexec", "nodev") }
+	sys, cgroup := safe("ro"), safe("ro")
+	if s.hc.Privileged {
+		sys = safe()
 	}
-	proc := specs.Mount{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}}
-	if foreign && hc.PidMode.IsHost() {
-		proc = bind("/proc")
-	}
-	sys := specs.Mount{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}}
-	if foreign && hc.NetworkMode.IsHost() {
-		sys = bind("/sys")
-		sys.Options[0] = "bind" // the host's mounts below it are not for the container
-	} else if hc.Privileged {
-		sys.Options = sys.Options[:3]
-	}
-	cgroup := specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"ro", "nosuid", "noexec", "nodev"}}
-	if w := s.sec.writableCgroups; w != nil && *w || w == nil && hc.Privileged {
-		cgroup.Options = cgroup.Options[1:]
-	}
-	mqueue := specs.Mount{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}}
-	if foreign && hc.IpcMode.IsHost() {
-		mqueue = bind("/dev/mqueue")
+	if w := s.sec.writableCgroups; w != nil && *w || w == nil && s.hc.Privileged {
+		cgroup = safe()
 	}
 	out := []specs.Mount{
-		proc,
+		{Destination: "/proc", Type: "proc", Source: "proc", Options: safe()},
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
-		sys, cgroup, mqueue,
+		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: sys},
+		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: cgroup},
+		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: safe()},
 	}
 	if shm, ok := s.shm(); ok {
 		out = append(out, shm)
@@ -144,7 +124,7 @@ func (s *starting) userMount(m model.Mount) (specs.Mount, error) {
 	}
 	opts = append(opts, prop)
 	s.rootPropagation(prop)
-	return s.mapped(specs.Mount{Destination: m.Destination, Type: "bind", Source: m.Source, Options: opts}), nil
+	return specs.Mount{Destination: m.Destination, Type: "bind", Source: m.Source, Options: opts}, nil
 }
 
 // rootPropagation lets through at the root what a mount below needs.
