@@ -11,21 +11,8 @@ import (
 
 // Exec describes a further process in the running container c.
 func Exec(c model.Container, id model.ID, r model.ExecRequest, f Facts, d Defaults) (*model.ExecSpec, error) {
-	if len(r.Cmd) == 0 {
-		return nil, invalid("No exec command specified")
-	}
-	for _, e := range r.Env {
-		if e == "" || e[0] == '=' || strings.ContainsRune(e, 0) {
-			return nil, invalid("invalid environment variable: %q", e)
-		}
-	}
-	if r.WorkingDir != "" && r.WorkingDir[0] != '/' {
-		return nil, invalid("the working directory '%s' is invalid, it needs to be an absolute path", r.WorkingDir)
-	}
-	if r.DetachKeys != "" {
-		if err := checkDetachKeys(r.DetachKeys); err != nil {
-			return nil, err
-		}
+	if err := checkExec(r); err != nil {
+		return nil, err
 	}
 	sec, err := parseSecurity(c.HostConfig.SecurityOpt, d.NoNewPrivs)
 	if err != nil {
@@ -76,6 +63,24 @@ func Exec(c model.Container, id model.ID, r model.ExecRequest, f Facts, d Defaul
 		e.Process.ConsoleSize = &specs.Box{Height: r.ConsoleSize[0], Width: r.ConsoleSize[1]}
 	}
 	return e, nil
+}
+
+func checkExec(r model.ExecRequest) error {
+	if len(r.Cmd) == 0 {
+		return invalid("No exec command specified")
+	}
+	for _, e := range r.Env {
+		if e == "" || e[0] == '=' || strings.ContainsRune(e, 0) {
+			return invalid("invalid environment variable: %q", e)
+		}
+	}
+	if r.WorkingDir != "" && r.WorkingDir[0] != '/' {
+		return invalid("the working directory '%s' is invalid, it needs to be an absolute path", r.WorkingDir)
+	}
+	if r.DetachKeys != "" {
+		return checkDetachKeys(r.DetachKeys)
+	}
+	return nil
 }
 
 // checkDetachKeys checks a sequence as "ctrl-p,ctrl-q": single characters, or
