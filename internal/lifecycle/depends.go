@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"wharf/internal/model"
+	"wharf/internal/plan"
 )
 
 // Compose's labels, by which it says which service needs which.
@@ -23,7 +24,10 @@ func (r *recoverer) needs(c *model.Container) []model.ID {
 		}
 	}
 	for _, l := range c.HostConfig.Links {
-		ref, _, _ := strings.Cut(l, ":")
+		ref, _, err := plan.ParseLink(l)
+		if err != nil {
+			continue
+		}
 		if e, err := r.index.find(ref); err == nil {
 			out = append(out, e.id)
 		}

@@ -37,7 +37,7 @@ func (s inspector) Inspect(ctx context.Context, ref string, size bool) (*contain
 		State: stateOf(c.State), Image: c.Image.ID.String(),
 		ResolvConfPath: filepath.Join(net, "resolv.conf"), HostnamePath: filepath.Join(net, "hostname"), HostsPath: filepath.Join(net, "hosts"),
 		LogPath: s.plan.Log(*c).Path, Name: "/" + c.Name, RestartCount: c.RestartCount,
-		Driver: storageDriver, Platform: "linux",
+		Driver: storageDriver, Platform: "linux", ProcessLabel: c.ProcessLabel, MountLabel: c.MountLabel,
 		ExecIDs: s.execs.list(e), HostConfig: &host, Config: c.Config,
 		GraphDriver: s.graph(ctx, c),
 		Storage:     &storage.Storage{RootFS: &storage.RootFSStorage{Snapshot: &storage.RootFSStorageSnapshot{Name: storageDriver}}},

@@ -52,20 +52,13 @@ func (s settings) Update(ctx context.Context, ref string, u container.UpdateConf
 		return none, err
 	}
 	defer done()
-	c := e.record()
-	if c.State.Phase == container.StateRemoving || c.State.Phase == container.StateDead {
-		return none, conflict("Cannot update container %s: container is marked for removal and cannot be \"update\"", c.ID)
-	}
-	if c.HostConfig.AutoRemove && u.RestartPolicy.Name != "" && !u.RestartPolicy.IsNone() {
-		return none, conflict("Cannot update container %s: Restart policy cannot be updated because AutoRemove is enabled for the container", c.ID)
-	}
-	next, warnings, err := s.plan.Update(*c, u)
+	next, warnings, err := s.plan.Update(*e.record(), u)
 	if err != nil {
-		return none, wrap(err, "Cannot update container %s", c.ID)
+		return none, err
 	}
 	if inst, err := e.instance(); err == nil {
 		if err := inst.Update(ctx, next.HostConfig.Resources); err != nil {
-			return none, wrap(err, "Cannot update container %s", c.ID)
+			return none, wrap(err, "Cannot update container %s", e.id)
 		}
 	}
 	if err := s.save(ctx, e, true, func(c *model.Container) { c.HostConfig = next.HostConfig }); err != nil {

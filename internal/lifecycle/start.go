@@ -89,6 +89,11 @@ func (s *starter) start(ctx context.Context, e *entry, byPerson bool, waited tim
 	for _, l := range r.late {
 		go l.bind(s.life, r.inst)
 	}
+	if w, ok := r.inst.(interface{ Warnings() []string }); ok {
+		for _, text := range w.Warnings() {
+			s.slog.WarnContext(ctx, text, "id", e.id)
+		}
+	}
 	s.event(e.record(), events.ActionStart, nil)
 	s.health.begin(e)
 	go s.exits.watch(e, r.inst)

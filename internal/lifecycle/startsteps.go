@@ -209,20 +209,20 @@ func hostResolv() []byte {
 func (c *core) links(ctr *model.Container) []plan.Link {
 	var out []plan.Link
 	for _, l := range ctr.HostConfig.Links {
-		ref, alias, ok := strings.Cut(l, ":")
-		if !ok {
-			alias = ref
+		ref, alias, err := plan.ParseLink(l)
+		if err != nil {
+			continue // refused at create
 		}
 		e, err := c.index.find(ref)
 		if err != nil {
-			continue
+			continue // removed since, as with Docker
 		}
 		other := e.record()
 		for _, ep := range other.Attached {
 			if ep.Settings == nil || !ep.Settings.IPAddress.IsValid() || ep.Network != network.NetworkBridge {
 				continue
 			}
-			names := []string{filepath.Base(alias), other.ID.Short()}
+			names := []string{alias, other.ID.Short()}
 			if other.Name != names[0] {
 				names = append(names, other.Name)
 			}
