@@ -23,9 +23,30 @@ func (s *Store) lease(ctx context.Context, what string) (_ context.Context, done
 	if err != nil {
 		return nil, nil, err
 	}
-	return leases.WithLease(ctx, l.ID), func() {
+	leased := context.WithValue(leases.WithLease(ctx, l.ID), unleased{}, ctx)
+	return leased, func() {
 		if err := s.leases.Delete(context.WithoutCancel(ctx), l); err != nil && !errdefs.IsNotFound(err) {
 			s.log.WarnContext(ctx, "lease not deleted; it expires by itself", "lease", l.ID, "err", err)
 		}
 	}, nil
+}
+
+// unleased is the key of the context from before the lease.
+type unleased struct{}
+
+// hiding is a context without the values that were set since values.
+type hiding struct {
+	context.Context
+	values context.Context
+}
+
+func (h hiding) Value(key any) any { return h.values.Value(key) }
+
+// withoutLease hides the operation's lease: an ingest under no lease is kept
+// for a day, so that a pull that dies is gone on with by the next.
+func withoutLease(ctx context.Context) context.Context {
+	if before, ok := ctx.Value(unleased{}).(context.Context); ok {
+		return hiding{ctx, before}
+	}
+	return ctx
 }

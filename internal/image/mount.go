@@ -74,7 +74,9 @@ func (m *mounts) mount(key mountKey, r model.Rootfs) (string, error) {
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return "", err
 	}
-	opts = append(opts, "nodev", "nosuid", "noexec")
+	// No redirects and no metadata-only copies, whatever the kernel's default:
+	// Changes and Commit read the upper directory as it is.
+	opts = append(opts, "redirect_dir=nofollow", "metacopy=off", "nodev", "nosuid", "noexec")
 	if err := mount.All([]mount.Mount{{Type: "overlay", Source: "overlay", Options: opts}}, dir); err != nil {
 		os.Remove(dir)
 		return "", err

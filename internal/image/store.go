@@ -22,6 +22,7 @@ import (
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay/overlayutils"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -64,6 +65,9 @@ type Options struct {
 	Users func(ctx context.Context) ([]User, error)
 	// Publish puts an event on the feed. nil: nowhere.
 	Publish func(typ events.Type, action events.Action, id string, attrs map[string]string)
+	// Changes applies Dockerfile instructions (CMD, ENV, ...) to a copy of a
+	// configuration, for Import; plan has it. nil: none are accepted.
+	Changes func(base *container.Config, changes []string) (*container.Config, error)
 	// UserAgent goes with requests to registries.
 	UserAgent string
 }

@@ -1,13 +1,18 @@
 package image
 
 import (
-	"archive/tar"
+	"context"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/image"
+	"github.com/moby/moby/api/types/registry"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"wharf/internal/model"
@@ -91,5 +96,35 @@ func TestSkeleton(t *testing.T) {
 	if err != nil || len(ins.RootFS.Layers) != 3 || ins.Author != "test" || len(ins.Manifests) != 1 {
 		t.Errorf("inspect %+v %v", ins, err)
 	}
-	_ = tar.TypeReg
 }
+
+// The contracts that the store keeps, as their users wrote them down.
+var (
+	_ interface {
+		Resolve(context.Context, string, *ocispec.Platform) (model.Image, error)
+		Prepare(context.Context, model.ID, model.Image) error
+		Rootfs(context.Context, model.ID) (model.Rootfs, error)
+		Discard(context.Context, model.ID) error
+		Prepared(context.Context) ([]model.ID, error)
+		Mount(context.Context, model.ID, bool) (string, func() error, error)
+		Changes(context.Context, model.ID) ([]container.FilesystemChange, error)
+		Usage(context.Context, model.ID) (int64, int64, error)
+		Commit(context.Context, model.ID, model.Image, *ocispec.Image, *container.Config, string, string, string) (digest.Digest, error)
+	} = (*Store)(nil)
+	_ interface {
+		List(context.Context, bool, bool, bool, model.Filters) ([]image.Summary, error)
+		Inspect(context.Context, string, *ocispec.Platform, bool) (*image.InspectResponse, error)
+		History(context.Context, string, *ocispec.Platform) ([]image.HistoryResponseItem, error)
+		Tag(context.Context, string, string) error
+		Remove(context.Context, string, bool, bool, []ocispec.Platform) ([]image.DeleteResponse, error)
+		Prune(context.Context, model.Filters) (image.PruneReport, error)
+		Load(context.Context, io.Reader, []ocispec.Platform, bool, model.Progress) error
+		Save(context.Context, []string, []ocispec.Platform, io.Writer) error
+		Import(context.Context, io.Reader, string, string, string, []string, *ocispec.Platform, model.Progress) error
+		Pull(context.Context, string, *ocispec.Platform, *registry.AuthConfig, model.Progress) error
+		Push(context.Context, string, *ocispec.Platform, *registry.AuthConfig, model.Progress) error
+		Distribution(context.Context, string, *registry.AuthConfig) (registry.DistributionInspect, error)
+		Login(context.Context, registry.AuthConfig) (string, string, error)
+		DiskUsage(context.Context, bool) (*image.DiskUsage, error)
+	} = (*Store)(nil)
+)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -35,10 +36,13 @@ type task struct {
 
 // unpacker runs the layer tasks of one operation. ctx carries its lease.
 type unpacker struct {
-	s     *Store
-	ctx   context.Context
-	stop  context.CancelFunc
+	s    *Store
+	ctx  context.Context
+	stop context.CancelFunc
+
+	mu    sync.Mutex // guards tasks
 	tasks map[digest.Digest]*task
+	had   map[digest.Digest]bool // layers that a pull found here
 
 	// extracting and extracted tell progress; nil: nobody listens.
 	extracting func(blob digest.Digest, done, total int64)
@@ -47,13 +51,15 @@ type unpacker struct {
 
 func (s *Store) newUnpacker(ctx context.Context) *unpacker {
 	ctx, stop := context.WithCancel(ctx)
-	return &unpacker{s: s, ctx: ctx, stop: stop, tasks: map[digest.Digest]*task{}}
+	return &unpacker{s: s, ctx: ctx, stop: stop, tasks: map[digest.Digest]*task{}, had: map[digest.Digest]bool{}}
 }
 
 // start begins to unpack blob, which is in the content store.
-func (u *unpacker) start(blob digest.Digest) {
-	if u.tasks[blob] != nil {
-		return
+func (u *unpacker) start(blob digest.Digest) *task {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if t := u.tasks[blob]; t != nil {
+		return t
 	}
 	t := &task{blob: blob, done: make(chan struct{})}
 	u.tasks[blob] = t
@@ -65,6 +71,7 @@ func (u *unpacker) start(blob digest.Digest) {
 		defer u.s.unpacking.Release(1)
 		t.err = u.s.unpackBlob(u.ctx, t, u.extracting)
 	}()
+	return t
 }
 
 // close ends the tasks and removes what was unpacked in vain.
@@ -170,8 +177,7 @@ func (u *unpacker) link(i int, blob digest.Digest, c *config) error {
 	if _, err := s.snaps.Stat(u.ctx, chain); err == nil {
 		return nil // another image brought it meanwhile
 	}
-	u.start(blob) // the second time that one image has the blob
-	t := u.tasks[blob]
+	t := u.start(blob) // begun already, but the second time that one image has the blob
 	select {
 	case <-t.done:
 	case <-u.ctx.Done():
@@ -199,7 +205,9 @@ func (u *unpacker) link(i int, blob digest.Digest, c *config) error {
 	if err == nil {
 		t.key = ""
 	}
+	u.mu.Lock()
 	delete(u.tasks, blob)
+	u.mu.Unlock()
 	s.dropTask(u.ctx, t)
 	if !t.plain {
 		return s.addLabels(u.ctx, blob, map[string]string{labels.LabelUncompressed: t.diffID.String()})

@@ -1,0 +1,241 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sort"
+	"syscall"
+
+	cfs "github.com/containerd/continuity/fs"
+	"github.com/moby/moby/api/types/container"
+	"golang.org/x/sys/unix"
+
+	"wharf/internal/model"
+)
+
+// The kinds of change, as Docker's API numbers them.
+const (
+	changeModify container.ChangeType = 0
+	changeAdd    container.ChangeType = 1
+	changeDelete container.ChangeType = 2
+)
+
+// changeFunc is called for each change with the path below the root ("/etc")
+// and, unless it is a deletion, what is there now. Parents come first.
+type changeFunc func(kind container.ChangeType, path string, now fs.FileInfo) error
+
+// Changes implements lifecycle's images, in order of the paths.
+func (s *Store) Changes(ctx context.Context, id model.ID) ([]container.FilesystemChange, error) {
+	r, err := s.Rootfs(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	out := []container.FilesystemChange{}
+	err = walkChanges(ctx, r, func(kind container.ChangeType, path string, _ fs.FileInfo) error {
+		out = append(out, container.FilesystemChange{Kind: kind, Path: path})
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("changes of container %s: %w", id.Short(), err)
+	}
+	sort.SliceStable(out, func(i, j int) bool { return out[i].Path < out[j].Path })
+	return out, nil
+}
+
+// walker compares an upper directory with the layers below it.
+type walker struct {
+	ctx context.Context
+	fn  changeFunc
+}
+
+func walkChanges(ctx context.Context, r model.Rootfs, fn changeFunc) error {
+	w := walker{ctx, fn}
+	es, err := w.read(r.Upper, r.Lower)
+	if err != nil {
+		return err
+	}
+	return w.emit("/", es)
+}
+
+// changed is one changed name, with what changed below it.
+type changed struct {
+	name  string
+	kind  container.ChangeType
+	info  fs.FileInfo
+	below []changed
+}
+
+// read lists what differs between the directory upper and the same directory
+// in lowers, topmost first.
+func (w *walker) read(upper string, lowers []string) ([]changed, error) {
+	if err := w.ctx.Err(); err != nil {
+		return nil, err
+	}
+	es, err := os.ReadDir(upper)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // the container is alive
+	}
+	if err != nil {
+		return nil, err
+	}
+	var out []changed
+	seen := map[string]bool{}
+	for _, e := range es {
+		info, err := e.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		seen[e.Name()] = true
+		c, err := w.compare(filepath.Join(upper, e.Name()), info, lowers)
+		if err != nil {
+			return nil, err
+		}
+		if c != nil {
+			out = append(out, *c)
+		}
+	}
+	if isOpaque(upper) {
+		gone, err := hidden(lowers, seen)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, gone...)
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].name < out[j].name })
+	return out, nil
+}
+
+// compare looks at one entry of an upper directory. nil: no change.
+func (w *walker) compare(path string, info fs.FileInfo, lowers []string) (*changed, error) {
+	c := &changed{name: info.Name(), info: info, kind: changeAdd}
+	old, dirs, err := lookLower(lowers, info.Name())
+	if err != nil {
+		return nil, err
+	}
+	if isWhiteout(info) {
+		c.kind, c.info = changeDelete, nil
+		if old == nil {
+			return nil, nil
+		}
+		return c, nil
+	}
+	if old != nil {
+		c.kind = changeModify
+	}
+	if !info.IsDir() {
+		return c, nil
+	}
+	if c.below, err = w.read(path, dirs); err != nil {
+		return nil, err
+	}
+	if len(dirs) > 0 && len(c.below) == 0 && sameDir(old, info) {
+		return nil, nil // only copied up
+	}
+	return c, nil
+}
+
+// emit reports a directory's changes, each directory before its content.
+func (w *walker) emit(dir string, cs []changed) error {
+	for _, c := range cs {
+		p := filepath.Join(dir, c.name)
+		if err := w.fn(c.kind, p, c.info); err != nil {
+			return err
+		}
+		if err := w.emit(p, c.below); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lookLower finds name in a stack of directories: what it is there, and when
+// it is a directory the stack of its own.
+func lookLower(lowers []string, name string) (top fs.FileInfo, dirs []string, err error) {
+	for _, l := range lowers {
+		p := filepath.Join(l, name)
+		info, err := os.Lstat(p)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		if isWhiteout(info) || (!info.IsDir() && top != nil) {
+			break
+		}
+		if top == nil {
+			top = info
+		}
+		if !info.IsDir() {
+			break
+		}
+		dirs = append(dirs, p)
+		if isOpaque(p) {
+			break
+		}
+	}
+	return top, dirs, nil
+}
+
+// hidden lists what an opaque directory hides and does not bring back.
+func hidden(lowers []string, seen map[string]bool) ([]changed, error) {
+	var out []changed
+	for _, l := range lowers {
+		es, err := os.ReadDir(l)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range es {
+			if seen[e.Name()] {
+				continue
+			}
+			seen[e.Name()] = true
+			if info, err := e.Info(); err == nil && !isWhiteout(info) {
+				out = append(out, changed{name: e.Name(), kind: changeDelete})
+			}
+		}
+	}
+	return out, nil
+}
+
+// isWhiteout: a character device 0/0.
+func isWhiteout(info fs.FileInfo) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && info.Mode()&fs.ModeCharDevice != 0 && st.Rdev == 0
+}
+
+// isOpaque: an overlay directory that shows nothing of the layers below.
+func isOpaque(dir string) bool {
+	for _, attr := range []string{xattrOpaque, "user.overlay.opaque"} {
+		var v [4]byte
+		if n, err := unix.Lgetxattr(dir, attr, v[:]); err == nil && n == 1 && v[0] == 'y' {
+			return true
+		}
+	}
+	return false
+}
+
+// sameDir: nobody changed the directory itself.
+func sameDir(old, now fs.FileInfo) bool {
+	a, ok1 := old.Sys().(*syscall.Stat_t)
+	b, ok2 := now.Sys().(*syscall.Stat_t)
+	return ok1 && ok2 && a.Mode == b.Mode && a.Uid == b.Uid && a.Gid == b.Gid && a.Mtim == b.Mtim
+}
+
+// continuityKind is the same kind in the words of containerd's tar writer.
+func continuityKind(k container.ChangeType) cfs.ChangeKind {
+	switch k {
+	case changeAdd:
+		return cfs.ChangeKindAdd
+	case changeDelete:
+		return cfs.ChangeKindDelete
+	}
+	return cfs.ChangeKindModify
+}

@@ -1,0 +1,129 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/remotes"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// errDigest: the registry sent something else than was asked for.
+var errDigest = errors.New("the registry sent wrong content")
+
+// fetchDocument gets an index, manifest or configuration of at most limit
+// bytes into the content store.
+func (s *Store) fetchDocument(ctx context.Context, f remotes.Fetcher, desc ocispec.Descriptor, limit int64) ([]byte, error) {
+	if b, err := readBlob(ctx, s.cs, desc, limit); err == nil {
+		return b, s.hold(ctx, desc.Digest)
+	} else if !errdefs.IsNotFound(err) {
+		return nil, err
+	}
+	if desc.Size > limit {
+		return nil, fmt.Errorf("%s has %d bytes, more than the %d allowed: %w", desc.Digest, desc.Size, limit, errdefs.ErrInvalidArgument)
+	}
+	var b []byte
+	err := retry(ctx, nil, func() (bool, error) {
+		rc, err := f.Fetch(ctx, desc)
+		if err != nil {
+			return false, err
+		}
+		defer rc.Close()
+		b, err = io.ReadAll(io.LimitReader(rc, limit+1))
+		return false, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(b)) > limit {
+		return nil, fmt.Errorf("%s has more than the %d bytes allowed: %w", desc.Digest, limit, errdefs.ErrInvalidArgument)
+	}
+	if got := desc.Digest.Algorithm().FromBytes(b); got != desc.Digest {
+		return nil, fmt.Errorf("%w: %s instead of %s: %w", errDigest, got, desc.Digest, errdefs.ErrDataLoss)
+	}
+	_, err = s.writeBytes(ctx, b, desc.MediaType)
+	return b, err
+}
+
+// fetchLayer gets a blob into the content store, going on where an earlier
+// attempt (of this or a former process) ended.
+func (s *Store) fetchLayer(ctx context.Context, f remotes.Fetcher, desc ocispec.Descriptor, labels map[string]string, tell func(n int64), waiting func(int)) error {
+	return retry(ctx, waiting, func() (bool, error) {
+		before, now, err := s.fetchOnce(ctx, f, desc, labels, tell)
+		return now > before, err
+	})
+}
+
+func (s *Store) fetchOnce(ctx context.Context, f remotes.Fetcher, desc ocispec.Descriptor, labels map[string]string, tell func(int64)) (before, now int64, err error) {
+	ref := "fetch-" + desc.Digest.String()
+	// Two pulls of one blob: the second waits here, then finds it there.
+	w, err := content.OpenWriter(withoutLease(ctx), s.cs, content.WithRef(ref), content.WithDescriptor(desc))
+	if errdefs.IsAlreadyExists(err) {
+		return 0, 0, s.hold(ctx, desc.Digest)
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	defer w.Close()
+	st, err := w.Status()
+	if err != nil {
+		return 0, 0, err
+	}
+	before, now = st.Offset, st.Offset
+	tell(now)
+	if now < desc.Size {
+		n, err := copyFrom(ctx, f, desc, now, w, tell)
+		now += n
+		if err != nil {
+			return before, now, err
+		}
+	}
+	err = w.Commit(ctx, desc.Size, desc.Digest, content.WithLabels(labels))
+	switch {
+	case errdefs.IsAlreadyExists(err):
+		return before, now, s.hold(ctx, desc.Digest)
+	case err != nil && w.Digest() != desc.Digest:
+		// What is there is worth nothing: begin anew next time.
+		_ = s.cs.Abort(context.WithoutCancel(ctx), ref)
+		if before > 0 {
+			return before, before, fmt.Errorf("digest of the resumed download is wrong: %w", errdefs.ErrUnavailable)
+		}
+		return before, now, fmt.Errorf("%w: %s instead of %s: %w", errDigest, w.Digest(), desc.Digest, errdefs.ErrDataLoss)
+	}
+	return before, now, err
+}
+
+// copyFrom copies the blob from offset on.
+func copyFrom(ctx context.Context, f remotes.Fetcher, desc ocispec.Descriptor, offset int64, w io.Writer, tell func(int64)) (int64, error) {
+	rc, err := f.Fetch(ctx, desc)
+	if err != nil {
+		return 0, err
+	}
+	defer rc.Close()
+	if offset > 0 {
+		sk, ok := rc.(io.Seeker)
+		if !ok {
+			return 0, fmt.Errorf("download cannot be resumed: %w", errdefs.ErrNotImplemented)
+		}
+		if _, err := sk.Seek(offset, io.SeekStart); err != nil {
+			return 0, err
+		}
+	}
+	m := &meter{r: rc, tell: func(n int64) { tell(offset + n) }}
+	n, err := io.Copy(w, io.LimitReader(m, desc.Size-offset))
+	if err == nil && offset+n < desc.Size {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+// here reports whether a blob is in the content store.
+func (s *Store) here(ctx context.Context, d digest.Digest) bool {
+	_, err := s.cs.Info(ctx, d)
+	return err == nil
+}
