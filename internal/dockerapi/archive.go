@@ -5,15 +5,11 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
-	"time"
 
 	"github.com/moby/moby/api/types/container"
 
 	"wharf/internal/model"
 )
-
-// soon is the deadline of a write that somebody else waits for.
-func soon() time.Time { return time.Now().Add(eventTimeout) }
 
 func (c *call) path() (string, error) {
 	p := c.get("path")

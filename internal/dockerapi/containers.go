@@ -294,11 +294,7 @@ func (s *server) stats(c *call) error {
 			old.OSType = ""
 			st = &old
 		}
-		_ = rc.SetWriteDeadline(soon())
-		if enc.Encode(st) != nil || !flushed(rc) {
-			return false
-		}
-		return stream
+		return sendWithin(rc, eventTimeout, func() error { return enc.Encode(st) }) && stream
 	})
 	if c.ctx().Err() != nil {
 		return nil

@@ -2,6 +2,7 @@ package dockerapi
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"mime"
@@ -77,8 +78,7 @@ func (s *server) events(c *call) error {
 		if c.v < 52 {
 			v = withLegacy(m)
 		}
-		_ = rc.SetWriteDeadline(time.Now().Add(eventTimeout))
-		return enc(v) == nil && flushed(rc)
+		return sendWithin(rc, eventTimeout, func() error { return enc(v) })
 	})
 	if c.ctx().Err() != nil {
 		return nil
@@ -86,10 +86,19 @@ func (s *server) events(c *call) error {
 	return err
 }
 
+// sendWithin writes and flushes; the client has d to take it. The deadline is
+// taken off again, since the end of the answer may be much later.
+func sendWithin(rc *http.ResponseController, d time.Duration, write func() error) bool {
+	_ = rc.SetWriteDeadline(time.Now().Add(d))
+	ok := write() == nil && flushed(rc)
+	_ = rc.SetWriteDeadline(time.Time{})
+	return ok
+}
+
 // flushed flushes; a writer that cannot flush is a test's recorder.
 func flushed(rc *http.ResponseController) bool {
 	err := rc.Flush()
-	return err == nil || err.Error() == http.ErrNotSupported.Error()
+	return err == nil || errors.Is(err, http.ErrNotSupported)
 }
 
 func nanos(t time.Time) int64 {

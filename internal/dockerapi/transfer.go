@@ -51,8 +51,7 @@ func (p *progress) send(msg any) {
 		p.c.w.Header().Set("Content-Type", "application/json")
 		p.c.w.WriteHeader(http.StatusOK)
 	}
-	_ = p.rc.SetWriteDeadline(time.Now().Add(progressTimeout))
-	if p.enc.Encode(msg) != nil || !flushed(p.rc) {
+	if !sendWithin(p.rc, progressTimeout, func() error { return p.enc.Encode(msg) }) {
 		p.broken = true
 		p.cancel()
 	}
