@@ -110,6 +110,7 @@ func (c *creation) namespaces() error {
 func (c *creation) makeMounts() error {
 	m := &rootMaker{user: c.user}
 	defer m.close()
+	defer func() { c.warnings = append(c.warnings, m.warnings...) }()
 	if c.user >= 0 {
 		var ok1, ok2 bool
 		m.uid, ok1 = hostID(c.p.UIDMap, 0)

@@ -20,6 +20,11 @@ type rootMaker struct {
 	user     int // descriptor of the user namespace, -1 for the host's
 	uid, gid uint32
 	fds      undo.Stack // what is open only meanwhile
+	warnings []string
+}
+
+func (m *rootMaker) warn(format string, args ...any) {
+	m.warnings = append(m.warnings, fmt.Sprintf(format, args...))
 }
 
 func (m *rootMaker) close() { _ = m.fds.Run() }
@@ -72,7 +77,7 @@ func (m *rootMaker) attributes(fd int, h *HostMount) error {
 			defer f.Close()
 			user = int(f.Fd())
 		}
-		if err := idmap(fd, user, h.Source, h.Recursive); err != nil {
+		if err := m.mapIDs(fd, user, h); err != nil {
 			return err
 		}
 	}
@@ -87,6 +92,35 @@ func (m *rootMaker) attributes(fd int, h *HostMount) error {
 		}
 	}
 	return nil
+}
+
+// mapIDs idmaps a bind. Kernel file systems, which have no owners worth
+// mapping, and those that belong to the user namespace already (another
+// container's tmpfs) are shown as they are. Of a tree with such mounts in it
+// only the top is mapped.
+func (m *rootMaker) mapIDs(fd, user int, h *HostMount) error {
+	err := idmap(fd, user, h.Source, h.Recursive)
+	if err == nil {
+		return nil
+	}
+	var not *NotIdmappableError
+	if !errors.As(err, &not) {
+		return err
+	}
+	if h.Recursive && idmap(fd, user, h.Source, false) == nil {
+		m.warn("bind of %s: mounts below it keep the host's ids (%v)", h.Source, not.Err)
+		return nil
+	}
+	if kernelFS[not.FS] || not.FS == "tmpfs" && (strings.HasPrefix(h.Source, "/proc/") || strings.HasPrefix(h.Source, "/dev/")) {
+		return nil
+	}
+	return err
+}
+
+// kernelFS are file systems of the kernel's own.
+var kernelFS = map[string]bool{
+	"proc": true, "sysfs": true, "devpts": true, "cgroup": true, "cgroup2": true, "mqueue": true, "debugfs": true,
+	"tracefs": true, "bpf": true, "securityfs": true, "nsfs": true, "hugetlbfs": true,
 }
 
 // setAttr changes a mount by its descriptor. The kernel takes access time
@@ -261,6 +295,9 @@ func mountOverlay(lower, upper []string) (int, error) {
 		return -1, fmt.Errorf("overlay file system (kernel module overlay missing?): %w", err)
 	}
 	defer unix.Close(fs)
+	if err := unix.FsconfigSetString(fs, "source", "overlay"); err != nil {
+		return -1, fsError(fs, err)
+	}
 	if err := setLower(fs, lower); err != nil {
 		return -1, fsError(fs, err)
 	}
@@ -358,7 +395,7 @@ func (m *rootMaker) dev(h *HostMount) (int, error) {
 		return -1, fmt.Errorf("tmpfs for /dev: %w", err)
 	}
 	defer unix.Close(fs)
-	for _, o := range h.Data {
+	for _, o := range append([]string{"source=tmpfs"}, h.Data...) {
 		k, v, _ := strings.Cut(o, "=")
 		if err := unix.FsconfigSetString(fs, k, v); err != nil {
 			return -1, fmt.Errorf("tmpfs option %q for /dev: %w", o, fsError(fs, err))

@@ -80,6 +80,7 @@ func (s *stage) streams() error {
 		return fmt.Errorf("setsid: %w", err)
 	}
 	if !s.Terminal {
+		s.ownStreams()
 		return nil
 	}
 	if err := unix.IoctlSetInt(s.console, unix.TIOCSCTTY, 0); err != nil {
@@ -91,6 +92,20 @@ func (s *stage) streams() error {
 		}
 	}
 	return nil
+}
+
+// ownStreams gives pipes to the user, so that it may open /dev/stdout. The
+// caller has given them to the container's root before.
+func (s *stage) ownStreams() {
+	for fd := 0; fd < 3; fd++ {
+		var st unix.Stat_t
+		if unix.Fstat(fd, &st) != nil || st.Uid == s.user.uid {
+			continue
+		}
+		if kind := st.Mode & unix.S_IFMT; kind == unix.S_IFIFO || kind == unix.S_IFSOCK {
+			_ = unix.Fchown(fd, int(s.user.uid), int(s.user.gid))
+		}
+	}
 }
 
 // descriptors puts the extra ones at 3, 4, ... and lets execve close all
