@@ -19,13 +19,14 @@ type committer struct {
 }
 
 // Commit makes an image of a container's root and configuration, paused
-// meanwhile if the request says so.
+// meanwhile if the request says so. Reading a large root takes long, so the
+// verb lock is held only to pause and to thaw: the container can be stopped
+// meanwhile.
 func (s committer) Commit(ctx context.Context, ref string, r model.CommitRequest) (string, error) {
-	ctx, e, done, err := s.begin(ctx, ref)
+	e, err := s.index.find(ref)
 	if err != nil {
 		return "", err
 	}
-	defer done()
 	c := e.record()
 	switch c.State.Phase {
 	case container.StateDead:
@@ -42,26 +43,48 @@ func (s committer) Commit(ctx context.Context, ref string, r model.CommitRequest
 		return "", err
 	}
 	inherit(cfg, c.Config)
-	if r.Pause && c.State.Phase == container.StateRunning {
-		if err := s.pauser.pause(ctx, e); err != nil {
+	if r.Pause {
+		thaw, err := s.freeze(ctx, e)
+		if err != nil {
 			return "", err
 		}
-		defer func() {
-			if err := s.pauser.unpause(ctx, e); err != nil {
-				s.slog.ErrorContext(ctx, "container stays paused after commit", "id", e.id, "err", err)
-			}
-		}()
+		defer thaw()
 	}
 	name := r.Repo
 	if name != "" && r.Tag != "" {
 		name += ":" + r.Tag
 	}
-	id, err := s.images.Commit(ctx, c.ID, c.Image, s.imageOf(c, cfg, r.Author), cfg, name, r.Author, r.Comment)
+	id, err := s.images.Commit(context.WithoutCancel(ctx), c.ID, c.Image, s.imageOf(c, cfg, r.Author), cfg, name, r.Author, r.Comment)
 	if err != nil {
 		return "", wrap(err, "commit %s", c.ID.Short())
 	}
 	s.event(c, events.ActionCommit, map[string]string{"comment": r.Comment, "imageID": id.String(), "imageRef": name})
 	return id.String(), nil
+}
+
+// freeze pauses e if it runs, and returns how to undo that.
+func (s committer) freeze(ctx context.Context, e *entry) (thaw func(), err error) {
+	work, _, done, err := s.begin(ctx, string(e.id))
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	if e.record().State.Phase != container.StateRunning {
+		return func() {}, nil
+	}
+	return func() {
+		work, _, done, err := s.begin(context.WithoutCancel(ctx), string(e.id))
+		if err != nil {
+			return // removed meanwhile
+		}
+		defer done()
+		if e.record().State.Phase != container.StatePaused {
+			return // stopped meanwhile, or somebody else thawed it
+		}
+		if err := s.pauser.unpause(work, e); err != nil {
+			s.slog.ErrorContext(ctx, "container stays paused after commit", "id", e.id, "err", err)
+		}
+	}, s.pauser.pause(work, e)
 }
 
 // inherit fills what cfg leaves open from the container's own configuration.

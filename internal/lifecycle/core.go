@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -112,6 +113,22 @@ func (c *core) event(ctr *model.Container, action events.Action, extra map[strin
 	}
 	attrs["name"] = ctr.Name
 	c.records.Publish(events.ContainerEventType, action, string(ctr.ID), attrs)
+}
+
+// volumeEvents publishes that a container's run uses its volumes, or no
+// longer does.
+func (c *core) volumeEvents(ctr *model.Container, action events.Action) {
+	for _, m := range ctr.Mounts {
+		if m.Type != "volume" {
+			continue
+		}
+		attrs := map[string]string{"driver": m.Driver, "container": string(ctr.ID)}
+		if action == events.ActionMount {
+			attrs["destination"], attrs["propagation"] = m.Destination, m.Propagation
+			attrs["read/write"] = strconv.FormatBool(!m.ReadOnly)
+		}
+		c.records.Publish(events.VolumeEventType, action, m.Name, attrs)
+	}
 }
 
 // report logs a release that failed; the sweep at the next daemon start tries

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
@@ -11,6 +12,10 @@ import (
 	"wharf/internal/model"
 	"wharf/internal/plan"
 )
+
+// createTime is the deadline of a create; most of it is for filling volumes
+// from a large image.
+const createTime = 30 * time.Minute
 
 // creator makes containers, and unmakes them: removal walks its list back.
 type creator struct{ *core }
@@ -44,7 +49,7 @@ func (s creator) Create(ctx context.Context, r model.CreateRequest) (container.C
 	if err != nil {
 		return none, err
 	}
-	ctx, cancel := s.detach(ctx)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), createTime)
 	defer cancel()
 
 	id := model.NewID()
@@ -162,7 +167,9 @@ func (s creator) use(ctx context.Context, m *making) error {
 		if v.Type != "volume" {
 			continue
 		}
-		dir, err := s.volumes.Use(ctx, m.c.ID, v)
+		whole := v
+		whole.Subpath = "" // it need not exist before the start
+		dir, err := s.volumes.Use(ctx, m.c.ID, whole)
 		if err != nil {
 			return err
 		}

@@ -63,6 +63,7 @@ func (x *exits) end(ctx context.Context, e *entry, inst driver.Instance, exit mo
 	} else {
 		_ = unwind(ctx, x.starter.steps(), r, x.report(e.id)) // reported there
 	}
+	x.volumeEvents(r.c, events.ActionUnmount)
 	if exit.OOMKilled {
 		x.event(e.record(), events.ActionOOM, nil)
 	}

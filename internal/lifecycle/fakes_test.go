@@ -285,6 +285,8 @@ func (f fakeVolumes) Restore(_ context.Context, id model.ID, mounts []model.Moun
 	return nil
 }
 
+func (f fakeVolumes) Sweep(context.Context) error { return f.w.step("vol-sweep") }
+
 type fakeLogs struct{ w *world }
 
 func (f fakeLogs) Remove(model.LogPlan) error { return f.w.step("log-remove") }

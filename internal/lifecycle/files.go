@@ -60,8 +60,7 @@ func (s files) source(ctx context.Context, c *model.Container, m model.Mount) (s
 	if m.Type != "volume" {
 		return m.Source, nil
 	}
-	dir, err := s.volumes.Use(ctx, c.ID, m)
-	return path.Join(dir, m.Subpath), err
+	return s.volumes.Use(ctx, c.ID, m)
 }
 
 // writable refuses to write where the container could not.

@@ -60,6 +60,9 @@ func (r *recoverer) run(ctx context.Context) error {
 	_ = g.Wait()
 	r.sweep(ctx, held)
 	r.sweepNetworks(ctx, entries)
+	if err := r.volumes.Sweep(ctx); err != nil {
+		r.slog.ErrorContext(ctx, "volumes not swept", "err", err)
+	}
 	r.slog.InfoContext(ctx, "containers recovered", "count", len(all), "took", r.now().Sub(began))
 	r.boot(ctx, entries)
 	return nil

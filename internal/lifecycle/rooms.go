@@ -83,6 +83,8 @@ type volumes interface {
 	Unuse(ctx context.Context, id model.ID, mounts []model.Mount, remove bool) error
 	// Restore tells the room after a daemon restart what a container holds.
 	Restore(ctx context.Context, id model.ID, mounts []model.Mount) error
+	// Sweep unmounts what nobody holds, after Restore for every container.
+	Sweep(ctx context.Context) error
 }
 
 // logs is what lifecycle needs of the logs room.

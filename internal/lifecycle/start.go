@@ -94,6 +94,7 @@ func (s *starter) start(ctx context.Context, e *entry, byPerson bool, waited tim
 			s.slog.WarnContext(ctx, text, "id", e.id)
 		}
 	}
+	s.volumeEvents(e.record(), events.ActionMount)
 	s.event(e.record(), events.ActionStart, nil)
 	s.health.begin(e)
 	go s.exits.watch(e, r.inst)
@@ -136,7 +137,7 @@ func (s *starter) record(ctx context.Context, r *run) error {
 	st.Pid, st.StartedAt, st.Error, st.ExitCode, st.OOMKilled = r.inst.Pid(), s.now(), "", 0, false
 	st.Health = firstHealth(r.c.Config.Healthcheck)
 	err = s.save(ctx, r.e, false, func(c *model.Container) {
-		c.State, c.Attached, c.Mounts = st, r.eps, r.mounts
+		c.State, c.Attached = st, r.eps
 		c.StoppedByUser = false
 		if r.byPerson {
 			c.RestartCount = 0
