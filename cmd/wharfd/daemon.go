@@ -133,11 +133,11 @@ func (d *daemon) drain(srv *http.Server, signals <-chan os.Signal) {
 // claim makes the directories and takes the data root for this process.
 func (d *daemon) claim(held *undo.Stack) error {
 	for _, dir := range []string{d.cfg.DataRoot, d.cfg.ExecRoot} {
-		if err := os.MkdirAll(dir, 0o711); err != nil {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}
-		// A mapped container must be able to pass through, not to look.
-		if err := os.Chmod(dir, 0o711); err != nil {
+		// Containers get at what is theirs by descriptor, never by path.
+		if err := os.Chmod(dir, 0o700); err != nil {
 			return err
 		}
 	}

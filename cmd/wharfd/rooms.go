@@ -30,6 +30,7 @@ import (
 	"wharf/internal/network"
 	"wharf/internal/record"
 	"wharf/internal/undo"
+	"wharf/internal/volume"
 )
 
 // rooms are the engine's parts, wired.
@@ -38,7 +39,7 @@ type rooms struct {
 	records  *record.Store
 	images   *image.Store
 	networks *network.Room
-	volumes  noVolumes
+	volumes  *volume.Room
 	engine   *lifecycle.Engine
 	system   *sysinfo
 
@@ -74,6 +75,9 @@ func openRooms(ctx context.Context, c *config.Config, live *atomic.Pointer[confi
 		return nil, err
 	}
 	held.Push(r.networks.Close)
+	if r.volumes, err = volume.Open(volume.Options{Dir: filepath.Join(c.DataRoot, "volumes"), Publish: r.records.Publish}); err != nil {
+		return nil, err
+	}
 	containers, err := native.New(native.Options{Monitor: c.Monitor, ExecRoot: c.ExecRoot, CgroupParent: strings.TrimPrefix(c.CgroupParent, "/")})
 	if err != nil {
 		return nil, err
@@ -150,7 +154,7 @@ func (r *rooms) imageUsers(ctx context.Context) ([]image.User, error) {
 // handler is the API.
 func (r *rooms) handler() http.Handler {
 	api := dockerapi.New(dockerapi.Options{
-		Containers: r.engine, Images: partialImages{r.images}, Networks: r.networks,
+		Containers: r.engine, Images: partialImages{r.images}, Networks: r.networks, Volumes: r.volumes,
 		System: r.system, Feed: r.records, Wharf: r.own(), Version: release(),
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
