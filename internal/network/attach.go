@@ -273,13 +273,13 @@ func (r *Room) addLink(ns *netns, e *endpoint) error {
 	if err != nil {
 		return fmt.Errorf("network %s: %w", e.net.rec.Name, explain(err))
 	}
-	if !e.net.flag(optICC) {
+	if icc := e.net.flag(optICC); !icc || len(e.Ports) > 0 {
 		i, err := r.rt.index(e.HostLink)
 		if err == nil {
-			err = r.rt.do(isolatePort(i))
+			err = r.rt.do(setPort(i, !icc, len(e.Ports) > 0))
 		}
 		if err != nil {
-			return fmt.Errorf("network %s: icc=false: %w", e.net.rec.Name, err)
+			return fmt.Errorf("network %s: %w", e.net.rec.Name, err)
 		}
 	}
 	return nil

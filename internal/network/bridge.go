@@ -114,6 +114,9 @@ func (r *Room) make(n *net, index int) (int, error) {
 		r.bridgeSysctl(n, "ipv6", "disable_ipv6", "0")
 		r.bridgeSysctl(n, "ipv6", "accept_ra", "0")
 	}
+	// So that a port published on 127.0.0.1 reaches the container; the chain
+	// "guard" keeps containers from the host's loopback.
+	r.bridgeSysctl(n, "ipv4", "route_localnet", "1")
 	for _, gw := range n.gateways() {
 		reqs = append(reqs, addAddress(index, gw))
 	}

@@ -14,6 +14,7 @@ import (
 const (
 	vethInfoPeer     = 1 // VETH_INFO_PEER
 	ifaceFlagNoDAD   = unix.IFA_F_NODAD
+	iflaBrportMode   = 4  // IFLA_BRPORT_MODE, hairpin
 	iflaBrportIsol   = 33 // IFLA_BRPORT_ISOLATED
 	loopbackIndex    = 1  // the first link of every namespace
 	ifaceNameMax     = unix.IFNAMSIZ - 1
@@ -62,16 +63,27 @@ func addVeth(v veth) request {
 	return r
 }
 
-// isolatePort keeps a bridge port from talking to other isolated ports.
-func isolatePort(index int) request {
-	r := newRequest("isolate bridge port", unix.RTM_SETLINK, 0)
+// setPort sets a bridge port's switches. isolated keeps it from talking to
+// other isolated ports. hairpin lets frames go back where they came from: with
+// br_netfilter loaded a container that calls its own published port is
+// translated while its frame is still in the bridge.
+func setPort(index int, isolated, hairpin bool) request {
+	r := newRequest("set bridge port", unix.RTM_SETLINK, 0)
 	m := nl.NewIfInfomsg(unix.AF_BRIDGE)
 	m.Index = int32(index)
 	r.AddData(m)
 	a := nl.NewRtAttr(unix.IFLA_PROTINFO|unix.NLA_F_NESTED, nil)
-	a.AddRtAttr(iflaBrportIsol, []byte{1})
+	a.AddRtAttr(iflaBrportIsol, bit(isolated))
+	a.AddRtAttr(iflaBrportMode, bit(hairpin))
 	r.AddData(a)
 	return r
+}
+
+func bit(b bool) []byte {
+	if b {
+		return []byte{1}
+	}
+	return []byte{0}
 }
 
 func addBridge(name string, mtu int, mac stdnet.HardwareAddr) request {
