@@ -23,7 +23,7 @@ import (
 
 var bg = context.Background()
 
-func create(t *testing.T, e *Engine, name string, hc *container.HostConfig) string {
+func create(t testing.TB, e *Engine, name string, hc *container.HostConfig) string {
 	t.Helper()
 	r, err := e.Create(bg, model.CreateRequest{Name: name, Config: &container.Config{Image: "busybox", Labels: map[string]string{"l": "v"}}, HostConfig: hc})
 	if err != nil {
@@ -32,7 +32,7 @@ func create(t *testing.T, e *Engine, name string, hc *container.HostConfig) stri
 	return r.ID
 }
 
-func started(t *testing.T, e *Engine, name string, hc *container.HostConfig) string {
+func started(t testing.TB, e *Engine, name string, hc *container.HostConfig) string {
 	t.Helper()
 	id := create(t, e, name, hc)
 	if err := e.Start(bg, id); err != nil {

@@ -31,7 +31,7 @@ import (
 // by id; fail makes an operation fail by name; die makes the daemon "die" at
 // one: it and all after it fail and change nothing.
 type world struct {
-	t   *testing.T
+	t   testing.TB
 	dir string
 
 	mu      sync.Mutex
@@ -53,7 +53,7 @@ type world struct {
 	log     []model.LogEntry
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	w := &world{
 		t: t, dir: t.TempDir(), fail: map[string]error{}, images: map[string]model.Image{}, layers: map[model.ID]bool{}, nets: map[model.ID]bool{},
 		vols: map[model.ID]map[string]bool{}, volumes: map[string]bool{}, recs: map[model.ID]model.Container{}, insts: map[model.ID]*fakeInstance{},

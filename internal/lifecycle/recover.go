@@ -43,6 +43,7 @@ func (r *recoverer) run(ctx context.Context) error {
 		r.index.add(entries[i])
 		r.ids.hold(c.ID, c.IDs)
 	}
+	r.holdVolumes(ctx, entries)
 	held, err := r.holdings(ctx)
 	if err != nil {
 		return err
@@ -66,6 +67,20 @@ func (r *recoverer) run(ctx context.Context) error {
 	r.slog.InfoContext(ctx, "containers recovered", "count", len(all), "took", r.now().Sub(began))
 	r.boot(ctx, entries)
 	return nil
+}
+
+// holdVolumes tells the volume room what every container has, before any
+// container is removed: an anonymous volume may be in use by another one too.
+func (r *recoverer) holdVolumes(ctx context.Context, entries []*entry) {
+	for _, e := range entries {
+		c := e.record()
+		if c.State.Phase == "" || len(c.Mounts) == 0 {
+			continue
+		}
+		if err := r.volumes.Restore(ctx, e.id, c.Mounts); err != nil {
+			r.slog.ErrorContext(ctx, "volumes not taken up", "id", e.id, "err", err)
+		}
+	}
 }
 
 // holdings is what rooms and drivers hold, by id.
@@ -109,9 +124,6 @@ func (r *recoverer) one(ctx context.Context, e *entry, held *holdings) error {
 			r.force(ctx, e, func(c *model.Container) { c.State.Phase = container.StateCreated })
 		}
 		return r.remover.remove(ctx, e, c.State.Phase == "" || c.HostConfig.AutoRemove)
-	}
-	if err := r.volumes.Restore(ctx, e.id, c.Mounts); err != nil {
-		r.slog.ErrorContext(ctx, "volumes not taken up", "id", e.id, "err", err)
 	}
 	if c.State.Running() {
 		return r.running(ctx, e)
