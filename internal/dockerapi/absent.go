@@ -41,7 +41,7 @@ func absentRoutes() []route {
 		}},
 	}
 	for _, p := range []string{"/swarm/init", "/swarm/join"} {
-		rs = append(rs, route{method: "POST", path: p, missing: "swarm mode"})
+		rs = append(rs, route{method: "POST", path: p, missing: "swarm mode is not there yet"})
 	}
 	managers := []struct {
 		method string

@@ -42,9 +42,10 @@ func (s *server) execCreate(c *call) error {
 	return c.json(http.StatusCreated, container.ExecCreateResponse{ID: id})
 }
 
-// execStart starts an exec before it takes the connection over: a command
-// that cannot be started is then a plain answer with a status, which clients
-// show, instead of a line in the output.
+// execStart starts an exec. Once the exec is known to exist the connection is
+// taken over whatever happens: clients show what comes through it and ask for
+// the exit code afterwards (127 for a command that is not there), but of a
+// plain answer they show nothing but its status.
 func (s *server) execStart(c *call) error {
 	var r container.ExecStartRequest
 	if err := c.body(&r); err != nil {
@@ -63,14 +64,18 @@ func (s *server) execStart(c *call) error {
 	if err != nil {
 		return err
 	}
-	stream, err := s.Containers.ExecStart(c.ctx(), c.name, false, r.ConsoleSize)
-	if err != nil {
-		return err
-	}
+	stream, failed := s.Containers.ExecStart(c.ctx(), c.name, false, r.ConsoleSize)
 	w, err := c.hijack(!r.Tty)
 	if err != nil {
-		_ = stream.Close()
+		if failed == nil {
+			_ = stream.Close()
+		}
 		return err
+	}
+	if failed != nil {
+		defer w.finish()
+		out := frames{w: w, multi: !r.Tty}
+		return c.ended(out.write(model.Stderr, []byte(failed.Error()+"\r\n")))
 	}
 	ses := &session{stream: stream, stdin: e.OpenStdin, multi: !r.Tty}
 	if e.ProcessConfig != nil && e.ProcessConfig.Tty {

@@ -220,6 +220,35 @@ func TestExec(t *testing.T) {
 	noLeak(t)
 }
 
+// A command that cannot be started is said through the stream.
+func TestExecFails(t *testing.T) {
+	c := newClient(t, listen(t, New(Options{Log: quiet(), Containers: &fakeContainers{
+		execInspect: func(id string) (*container.ExecInspectResponse, error) {
+			if id == "none" {
+				return nil, errNotFoundTest
+			}
+			return &container.ExecInspectResponse{ProcessConfig: &container.ExecProcessConfig{}}, nil
+		},
+		execStart: func(string, bool) (model.Stream, error) { return nil, errTest },
+	}})))
+	at, err := c.ExecAttach(context.Background(), "e", client.ExecAttachOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out, errs bytes.Buffer
+	if _, err := stdcopy.StdCopy(&out, &errs, at.Reader); err != nil {
+		t.Fatal(err)
+	}
+	at.Close()
+	if out.Len() != 0 || errs.String() != "test\r\n" {
+		t.Errorf("out %q, err %q", out.String(), errs.String())
+	}
+	if _, err := c.ExecAttach(context.Background(), "none", client.ExecAttachOptions{}); err == nil {
+		t.Error("no error for an exec that is not there")
+	}
+	noLeak(t)
+}
+
 func TestWebsocket(t *testing.T) {
 	s := newFakeStream()
 	go s.cat()
