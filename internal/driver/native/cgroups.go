@@ -12,8 +12,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"golang.org/x/sys/unix"
-
-	"wharf/internal/model"
 )
 
 func hierarchies() []string {
@@ -87,29 +85,6 @@ func removeCgroup(path string) error {
 		}
 	}
 	return last
-}
-
-// Release ends and frees everything held for id.
-func (d *Driver) Release(ctx context.Context, id model.ID) error {
-	if err := checkID(id); err != nil {
-		return err
-	}
-	killCgroup(d.cgroup(id), 0)
-	if i := d.get(id); i != nil {
-		if _, err := i.Wait(ctx); err != nil {
-			return err
-		}
-	}
-	if err := removeCgroup(d.cgroup(id)); err != nil {
-		return fmt.Errorf("release %s: %w", id.Short(), err)
-	}
-	if err := os.RemoveAll(d.dir(id)); err != nil {
-		return err
-	}
-	d.mu.Lock()
-	delete(d.live, id)
-	d.mu.Unlock()
-	return nil
 }
 
 var errLater = fmt.Errorf("cgroup abilities: %w", errdefs.ErrNotImplemented)

@@ -93,6 +93,7 @@ func (d *Driver) lost(id model.ID, pid int) model.Exit {
 	if e, err := d.readExit(id); err == nil {
 		return e
 	}
+	d.killNoted(id)
 	killCgroup(d.cgroup(id), pid)
 	e := model.Exit{Code: 137, At: time.Now().UTC(),
 		Error: "the container's monitor process was killed, so the container was ended" + d.lastWords(id)}

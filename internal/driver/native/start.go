@@ -75,7 +75,10 @@ func (d *Driver) Start(ctx context.Context, b *model.Bundle, sb driver.Sandbox) 
 	i := newInstance(d, b.ID, st.Pid)
 	i.bundle, i.warnings = b, st.Warnings
 	d.put(i)
-	go i.hold(r, m.control)
+	go func() {
+		d.keepPid(b.ID, st.Pid)
+		i.hold(r, m.control)
+	}()
 	return i, nil
 }
 
