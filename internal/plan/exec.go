@@ -4,9 +4,11 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/moby/moby/api/types/container"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"wharf/internal/model"
+	"wharf/internal/plan/changes"
 )
 
 // Exec describes a further process in the running container c.
@@ -97,4 +99,10 @@ func checkDetachKeys(keys string) error {
 		}
 	}
 	return nil
+}
+
+// Changes applies Dockerfile instructions to a copy of base, for commit and
+// import; see package changes.
+func Changes(base *container.Config, instructions []string) (*container.Config, error) {
+	return changes.Apply(base, instructions)
 }

@@ -188,7 +188,9 @@ func TestMergeImage(t *testing.T) {
 		Volumes: map[string]struct{}{"/vol": {}}, ExposedPorts: network.PortSet{network.MustParsePort("80/tcp"): {}},
 		Healthcheck: &container.HealthConfig{Test: []string{"CMD", "check"}, Retries: 5, Interval: time.Second},
 	}
-	args := func(c *container.Config) []string { return append(append([]string{"|"}, c.Entrypoint...), append([]string{"|"}, c.Cmd...)...) }
+	args := func(c *container.Config) []string {
+		return append(append([]string{"|"}, c.Entrypoint...), append([]string{"|"}, c.Cmd...)...)
+	}
 	for _, c := range []struct {
 		name string
 		cfg  container.Config
