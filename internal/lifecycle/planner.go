@@ -3,7 +3,6 @@ package lifecycle
 import (
 	"os"
 
-	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 
 	"wharf/internal/model"
@@ -74,9 +73,5 @@ func (c *core) lookup() plan.Lookup {
 
 // Changes applies Dockerfile instructions to a copy of base.
 func (p pure) Changes(base *container.Config, instructions []string) (*container.Config, error) {
-	if len(instructions) > 0 {
-		return nil, errdefs.ErrNotImplemented.WithMessage("commit with changes is not there yet")
-	}
-	next := *base
-	return &next, nil
+	return plan.Changes(base, instructions)
 }
