@@ -41,6 +41,12 @@ func startCgroup(plan *Cgroup) *cgroupWork {
 	return w
 }
 
+// wait waits until the directories are there.
+func (w *cgroupWork) wait() error {
+	<-w.done
+	return w.err
+}
+
 // join moves the process into the directories.
 func (w *cgroupWork) join(pid int) error {
 	<-w.done
@@ -105,17 +111,10 @@ func (w *cgroupWork) dir(d *CgroupDir) error {
 		d.Join = false
 		return nil
 	}
-	for i := range d.Writes {
-		wr := &d.Writes[i]
-		err := writeFile(filepath.Join(full, wr.File), wr.Value)
-		if err == nil {
-			continue
-		}
-		err = fmt.Errorf("%s: cgroup limit %q: %w", wr.Option, wr.Value, err)
-		if wr.Strict {
-			return err
-		}
-		w.warnings = append(w.warnings, err.Error())
+	warnings, err := WriteLimits(full, d.Writes)
+	w.warnings = append(w.warnings, warnings...)
+	if err != nil {
+		return err
 	}
 	if len(d.Program) > 0 {
 		if err := attachDevices(full, d.Program); err != nil {
@@ -123,6 +122,40 @@ func (w *cgroupWork) dir(d *CgroupDir) error {
 		}
 	}
 	return nil
+}
+
+// WriteLimits writes limits into a cgroup directory, in order. A strict one
+// that fails is an error, any other a warning.
+func WriteLimits(dir string, writes []CgroupWrite) (warnings []string, err error) {
+	fd, open := -1, ""
+	defer func() { closeValid(fd) }()
+	for i := range writes {
+		w := &writes[i]
+		if w.File != open {
+			closeValid(fd)
+			fd, err = unix.Open(dir+"/"+w.File, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+			if err == unix.ENOENT && w.Or != "" {
+				fd, err = unix.Open(dir+"/"+w.Or, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+			}
+			open = w.File
+		} else {
+			err = nil
+		}
+		if err == nil {
+			_, err = unix.Write(fd, []byte(w.Value))
+		} else {
+			fd, open = -1, ""
+		}
+		if err == nil {
+			continue
+		}
+		err = fmt.Errorf("%s: write %q to %s/%s: %w", w.Option, w.Value, dir, w.File, err)
+		if w.Strict {
+			return warnings, err
+		}
+		warnings = append(warnings, err.Error())
+	}
+	return warnings, nil
 }
 
 // excuse makes a hierarchy that cannot be used a warning, unless a limit that
@@ -252,4 +285,20 @@ func WarmCgroups() {
 			}
 		}
 	}
+}
+
+// JoinLate makes a cgroup in a v1 hierarchy that a container was not in so
+// far (a CPU set, say) and moves its processes there.
+func JoinLate(base, path string, pids []int) error {
+	w := &cgroupWork{}
+	full := filepath.Join(base, path)
+	if err := w.mkdir(&CgroupDir{Base: base, Path: path, Inherit: true}, full); err != nil {
+		return err
+	}
+	for _, pid := range pids {
+		if err := joinCgroup(full, pid); err != nil && !errors.Is(err, unix.ESRCH) {
+			return err
+		}
+	}
+	return nil
 }

@@ -45,7 +45,7 @@ func Create(p *Prepared, io Files) (_ *Process, err error) {
 	if err := c.namespaces(); err != nil {
 		return nil, err
 	}
-	if err := c.makeMounts(); err != nil {
+	if err := c.makeMounts(group); err != nil {
 		return nil, err
 	}
 	proc, err := c.clone()
@@ -107,7 +107,7 @@ func (c *creation) namespaces() error {
 	return nil
 }
 
-func (c *creation) makeMounts() error {
+func (c *creation) makeMounts(group *cgroupWork) error {
 	m := &rootMaker{user: c.user}
 	defer m.close()
 	defer func() { c.warnings = append(c.warnings, m.warnings...) }()
@@ -127,9 +127,15 @@ func (c *creation) makeMounts() error {
 	for i := range c.p.Mounts {
 		h := &c.p.Mounts[i]
 		var fd int
-		if h.Kind == HostDev {
+		switch h.Kind {
+		case HostDev:
 			fd, err = m.dev(h)
-		} else {
+		case HostCgroup:
+			if err := group.wait(); err != nil {
+				return err
+			}
+			fd, err = m.bind(h)
+		default:
 			fd, err = m.bind(h)
 		}
 		if err != nil {

@@ -104,6 +104,8 @@ type HostMountKind string
 const (
 	HostBind HostMountKind = "bind"
 	HostDev  HostMountKind = "dev" // a tmpfs with device nodes
+	// HostCgroup binds a directory of the container's cgroups, once made.
+	HostCgroup HostMountKind = "cgroup"
 )
 
 // Node is a file of a container's /dev.
@@ -138,6 +140,7 @@ type CgroupDir struct {
 // other one becomes a warning.
 type CgroupWrite struct {
 	File   string `json:"file"`
+	Or     string `json:"or,omitempty"` // the file's name on other kernels
 	Value  string `json:"value"`
 	Strict bool   `json:"strict,omitempty"`
 	Option string `json:"option,omitempty"` // what the user calls it, for the message

@@ -85,12 +85,14 @@ func bundle(t testing.TB, args ...string) *model.Bundle {
 			t.Fatal(err)
 		}
 	}
-	return &model.Bundle{
+	b := &model.Bundle{
 		ID:     model.NewID(),
 		IDs:    model.IDRange{Host: 1000000, Size: 65536},
 		Rootfs: model.Rootfs{Lower: []string{layer(t)}, Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work")},
 		Spec:   defaultSpec(args...),
 	}
+	group(t, b) // for its cleanup
+	return b
 }
 
 func defaultSpec(args ...string) *specs.Spec {

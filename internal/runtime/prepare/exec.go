@@ -6,6 +6,7 @@ import (
 
 	"wharf/internal/model"
 	"wharf/internal/runtime"
+	"wharf/internal/runtime/cgroup"
 )
 
 // Exec prepares a further process in the container that was prepared from b
@@ -44,8 +45,11 @@ func Exec(b *model.Bundle, e *model.ExecSpec, cgroupPath string, o Options) (*ru
 			return nil, err
 		}
 	}
-	p.Cgroups = host.Cgroup.Joined(b, cgroupPath)
-	var err error
+	dir, err := cgroupAt(b, cgroupPath)
+	if err != nil {
+		return nil, err
+	}
+	p.Cgroups = cgroup.New(host.Cgroup, dir).Dirs()
 	p.Stage, err = json.Marshal(&st)
 	return p, err
 }

@@ -6,12 +6,14 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"wharf/internal/runtime/cgroup"
 )
 
 // Host is what preparing has to know of the machine. It is data, so that
 // tests can make one up.
 type Host struct {
-	Cgroup   Layout
+	Cgroup   cgroup.Layout
 	HasNS    map[string]bool // namespaces the kernel has, by the spec's names
 	SELinux  bool
 	AppArmor bool
@@ -20,7 +22,7 @@ type Host struct {
 
 // Detect looks at the machine, once per process.
 var Detect = sync.OnceValue(func() *Host {
-	h := &Host{HasNS: map[string]bool{}, Cgroup: detectLayout()}
+	h := &Host{HasNS: map[string]bool{}, Cgroup: cgroup.Detect()}
 	for kind, file := range map[string]string{
 		"mount": "mnt", "pid": "pid", "network": "net", "ipc": "ipc", "uts": "uts", "user": "user", "cgroup": "cgroup", "time": "time",
 	} {

@@ -63,8 +63,9 @@ type container struct {
 	p    *runtime.Prepared
 	st   runtime.Stage
 	// mapped: the container has a user namespace of its own, or joins one.
-	mapped bool
-	ns     map[string]specs.LinuxNamespace
+	mapped    bool
+	cgroupDir string // below each hierarchy
+	ns        map[string]specs.LinuxNamespace
 }
 
 // Container prepares b's first process. cgroupPath is below each hierarchy's
@@ -80,16 +81,18 @@ func Container(b *model.Bundle, cgroupPath string, o Options) (*runtime.Prepared
 		c.spec = shallow(c.spec)
 	}
 	c.p.ID, c.p.Bundle, c.p.Annotations = string(b.ID), o.Bundle, c.spec.Annotations
+	var err error
+	if c.cgroupDir, err = cgroupAt(b, cgroupPath); err != nil {
+		return nil, err
+	}
 	steps := []func() error{
-		c.namespaces, c.root, c.process, c.names, c.sysctls, c.mounts, c.devices, c.hooks,
-		func() error { return c.cgroup(cgroupPath) },
+		c.namespaces, c.root, c.process, c.names, c.sysctls, c.mounts, c.devices, c.hooks, c.cgroup,
 	}
 	for _, f := range steps {
 		if err := f(); err != nil {
 			return nil, err
 		}
 	}
-	var err error
 	if c.p.Stage, err = json.Marshal(&c.st); err != nil {
 		return nil, err
 	}

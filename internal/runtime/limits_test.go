@@ -1,0 +1,114 @@
+package runtime_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"wharf/internal/model"
+	"wharf/internal/runtime/cgroup"
+)
+
+func group(t testing.TB, b *model.Bundle) *cgroup.Group {
+	g := cgroup.Open("wharf-test/" + b.ID.Short())
+	t.Cleanup(func() {
+		if err := g.Remove(); err != nil {
+			t.Error(err)
+		}
+		l := cgroup.Detect()
+		for _, base := range l.V1 {
+			_ = os.Remove(filepath.Join(base, "wharf-test"))
+		}
+		if l.V2 != "" {
+			_ = os.Remove(filepath.Join(l.V2, "wharf-test"))
+		}
+	})
+	return g
+}
+
+func ptr[T any](v T) *T { return &v }
+
+func TestLimits(t *testing.T) {
+	needRoot(t)
+	b := bundle(t, "sh", "-c", "while :; do :; done")
+	b.Spec.Linux.Resources = &specs.LinuxResources{
+		Memory:  &specs.LinuxMemory{Limit: ptr(int64(64 << 20)), Swap: ptr(int64(64 << 20))},
+		CPU:     &specs.LinuxCPU{Shares: ptr(uint64(512)), Quota: ptr(int64(50000)), Period: ptr(uint64(100000)), Cpus: "0"},
+		Pids:    &specs.LinuxPids{Limit: ptr(int64(50))},
+		Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}},
+	}
+	g := group(t, b)
+	started(t, b)
+	pids, err := g.Pids()
+	if err != nil || len(pids) != 1 {
+		t.Fatal(pids, err)
+	}
+	s, err := g.Stats()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.MemoryStats.Limit != 64<<20 || s.PidsStats.Limit != 50 || s.PidsStats.Current < 1 || s.CPUStats.OnlineCPUs == 0 {
+		t.Errorf("stats %+v", s)
+	}
+	if err := g.Freeze(); err != nil {
+		t.Fatal(err)
+	}
+	if !g.Frozen() {
+		t.Error("not frozen")
+	}
+	first, _ := g.Stats()
+	time.Sleep(20 * time.Millisecond)
+	second, _ := g.Stats()
+	if first.CPUStats.CPUUsage.TotalUsage != second.CPUStats.CPUUsage.TotalUsage {
+		t.Error("runs while frozen")
+	}
+	if err := g.Thaw(); err != nil {
+		t.Fatal(err)
+	}
+	for _, limit := range []int64{128 << 20, 32 << 20} {
+		err := g.Update(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(limit), Swap: ptr(limit)}, Pids: &specs.LinuxPids{Limit: ptr(int64(-1))}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s, _ = g.Stats(); s.MemoryStats.Limit != uint64(limit) || s.PidsStats.Limit != 0 {
+			t.Errorf("after update: %+v %+v", s.MemoryStats.Limit, s.PidsStats)
+		}
+	}
+}
+
+func TestOOM(t *testing.T) {
+	needRoot(t)
+	b := bundle(t, "sh", "-c", "dd if=/dev/zero of=/dev/shm/x bs=1M count=60; echo $?")
+	b.Spec.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(16 << 20)), Swap: ptr(int64(16 << 20))}}
+	g := group(t, b)
+	out, _ := run(t, b)
+	n, err := g.OOM()
+	if err != nil || n == 0 || !strings.Contains(out, "137") {
+		t.Errorf("%d OOM kills, %v: %s", n, err, out)
+	}
+}
+
+func TestMissingController(t *testing.T) {
+	b := &model.Bundle{ID: model.NewID()}
+	_ = b
+	_, _, err := cgroup.Plan(&cgroup.Layout{}, "wharf/x", &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(5))}})
+	if err == nil || !strings.Contains(err.Error(), "pids limit") {
+		t.Error(err)
+	}
+}
+
+func TestDeviceRules(t *testing.T) {
+	needRoot(t)
+	b := bundle(t, "sh", "-c", "cat /dev/kmsg; : > /dev/null && echo null")
+	b.Spec.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/kmsg", Type: "c", Major: 1, Minor: 11, FileMode: ptr(os.FileMode(0o666))}}
+	b.Spec.Linux.Resources = &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}}
+	group(t, b)
+	out, _ := run(t, b)
+	if !strings.Contains(out, "Operation not permitted") || !strings.Contains(out, "null") {
+		t.Errorf("device cgroup does not hold: %s", out)
+	}
+}
