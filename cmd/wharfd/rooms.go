@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -28,6 +27,7 @@ import (
 	"wharf/internal/logs"
 	"wharf/internal/model"
 	"wharf/internal/network"
+	"wharf/internal/plan"
 	"wharf/internal/record"
 	"wharf/internal/undo"
 	"wharf/internal/volume"
@@ -66,7 +66,7 @@ func openRooms(ctx context.Context, c *config.Config, live *atomic.Pointer[confi
 		Root: filepath.Join(c.DataRoot, "image"), CertsDir: c.CertsDir,
 		InsecureRegistries: c.InsecureRegistries, Mirrors: c.RegistryMirrors,
 		MaxDownloads: c.MaxConcurrentDownloads, MaxUploads: c.MaxConcurrentUploads,
-		Users: r.imageUsers, Publish: r.records.Publish, UserAgent: "wharf/" + release(),
+		Users: r.imageUsers, Changes: plan.Changes, Publish: r.records.Publish, UserAgent: "wharf/" + release(),
 	}); err != nil {
 		return nil, err
 	}
@@ -154,7 +154,7 @@ func (r *rooms) imageUsers(ctx context.Context) ([]image.User, error) {
 // handler is the API.
 func (r *rooms) handler() http.Handler {
 	api := dockerapi.New(dockerapi.Options{
-		Containers: r.engine, Images: partialImages{r.images}, Networks: r.networks, Volumes: r.volumes,
+		Containers: r.engine, Images: r.images, Networks: r.networks, Volumes: r.volumes,
 		System: r.system, Feed: r.records, Wharf: r.own(), Version: release(),
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
@@ -193,47 +193,23 @@ func (r *rooms) own() http.Handler {
 	return mux
 }
 
-const baseName = "wharf/base"
-
-// loadBase puts the small image that comes with the daemon into a store that
-// does not have it. A person who removed it does not get it back: a mark says
-// that it was loaded once.
+// loadBase puts the small image that comes with the daemon into a new store.
+// A person who removed it does not get it back.
 func (r *rooms) loadBase(ctx context.Context, c *config.Config) {
-	mark := filepath.Join(c.DataRoot, "base-loaded")
-	if _, err := os.Stat(mark); err == nil {
-		return
-	}
-	if _, err := r.images.Resolve(ctx, baseName, nil); err == nil || !errdefs.IsNotFound(err) {
-		return
-	}
-	f, err := openBase(c.BaseImage)
-	if errors.Is(err, os.ErrNotExist) {
-		return
-	}
-	if err == nil {
-		defer f.Close()
-		err = r.images.Load(ctx, f, nil, true, func(any) {})
-	}
-	if err == nil {
-		err = os.WriteFile(mark, nil, 0o600)
-	}
-	if err != nil {
-		slog.Warn("the base image was not loaded", "image", baseName, "err", err)
-	}
-}
-
-func openBase(path string) (*os.File, error) {
-	if path != "" {
-		return os.Open(path)
-	}
-	places := []string{"/usr/share/wharf/base.tar"}
-	if self, err := os.Executable(); err == nil {
-		places = append(places, filepath.Join(filepath.Dir(self), "..", "share", "wharf", "base.tar"))
-	}
-	for _, p := range places {
-		if f, err := os.Open(p); err == nil {
-			return f, nil
+	places := []string{c.BaseImage}
+	if c.BaseImage == "" {
+		places = []string{"/usr/share/wharf/base.tar"}
+		if self, err := os.Executable(); err == nil {
+			places = append(places, filepath.Join(filepath.Dir(self), "..", "share", "wharf", "base.tar"))
 		}
 	}
-	return nil, fmt.Errorf("no base image: %w", os.ErrNotExist)
+	for _, p := range places {
+		if _, err := os.Stat(p); errors.Is(err, os.ErrNotExist) && c.BaseImage == "" {
+			continue
+		}
+		if err := r.images.EnsureBase(ctx, p); err != nil {
+			slog.Warn("the base image was not loaded", "file", p, "err", err)
+		}
+		return
+	}
 }
