@@ -8,7 +8,6 @@ import (
 	stdnet "net"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"cmp"
@@ -237,20 +236,29 @@ func (r *Room) wire(path string, eps []*endpoint, fresh bool, sysctls map[string
 		return err
 	}
 	defer ns.close()
-	for _, e := range eps {
+	in := newInside(eps, sysctls)
+	c, err := ns.enter(in.before)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	index := make([]int, len(eps))
+	for i, e := range eps {
 		if e.HostLink == "" {
 			continue
 		}
 		if err := r.addLink(ns, e); err != nil {
 			return err
 		}
+		if index[i], err = c.index(e.Interface); err != nil {
+			return fmt.Errorf("find %s: %w", e.Interface, err)
+		}
 	}
-	index := make([]int, len(eps))
-	c, err := ns.enter(func(c *rtnl) error { return prepareInside(c, eps, index, sysctls) })
-	if err != nil {
-		return err
+	if in.again() {
+		if err := ns.do(in.after); err != nil {
+			return err
+		}
 	}
-	defer c.close()
 	return c.do(insideRequests(eps, index, fresh)...)
 }
 
@@ -280,34 +288,6 @@ func (r *Room) addLink(ns *netns, e *endpoint) error {
 		}
 		if err != nil {
 			return fmt.Errorf("network %s: %w", e.net.rec.Name, err)
-		}
-	}
-	return nil
-}
-
-// prepareInside runs in the container's namespace: it finds the links and
-// sets sysctls before anything is up.
-func prepareInside(c *rtnl, eps []*endpoint, index []int, sysctls map[string]string) error {
-	for i, e := range eps {
-		if e.HostLink == "" {
-			continue
-		}
-		n, err := c.index(e.Interface)
-		if err != nil {
-			return fmt.Errorf("find %s: %w", e.Interface, err)
-		}
-		index[i] = n
-		if !e.Settings.GlobalIPv6Address.IsValid() {
-			// No link-local address, no router solicitations on an IPv4 network.
-			_ = writeSysctl("net/ipv6/conf/"+e.Interface+"/disable_ipv6", "1")
-		}
-	}
-	for _, k := range slices.Sorted(maps.Keys(sysctls)) {
-		if !strings.HasPrefix(k, "net.") && !strings.HasPrefix(k, "net/") {
-			continue // other namespaces' sysctls are the runtime's
-		}
-		if err := writeSysctl(k, sysctls[k]); err != nil {
-			return err
 		}
 	}
 	return nil

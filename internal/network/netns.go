@@ -75,10 +75,10 @@ func (n *netns) enter(inside func(c *rtnl) error) (*rtnl, error) {
 // writeSysctl sets a sysctl of the calling thread's network namespace.
 // Names are sysctl(8)'s; a slash stands for a dot inside an interface's name.
 func writeSysctl(name, value string) error {
-	if !strings.HasPrefix(name, "net.") && !strings.HasPrefix(name, "net/") {
+	p := sysctlPath(name)
+	if !strings.HasPrefix(p, "/proc/sys/net/") {
 		return fmt.Errorf("sysctl %s is not in a network namespace: %w", name, errdefs.ErrInvalidArgument)
 	}
-	p := sysctlPath(name)
 	if err := os.WriteFile(p, []byte(value), 0); err != nil {
 		if errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("sysctl %s: this kernel or namespace has none of that name: %w", name, errdefs.ErrInvalidArgument)

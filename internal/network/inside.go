@@ -1,0 +1,92 @@
+package network
+
+import (
+	"errors"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+)
+
+// inside is what is done by a thread in the container's namespace, because no
+// message can: sysctls.
+//
+// An interface without an IPv6 address gets no link-local one either. Turning
+// IPv6 off on an interface waits for the rtnl lock of the whole machine;
+// turning it off for interfaces that come, and on again when ours have come,
+// does not.
+type inside struct {
+	noIPv6  []string // interfaces that get none
+	all     bool     // these are all of them
+	changed bool     // before turned the default off
+	keys    []string // of sysctls, in order
+	sysctls map[string]string
+}
+
+const defaultDisableIPv6 = "/proc/sys/net/ipv6/conf/default/disable_ipv6"
+
+func newInside(eps []*endpoint, sysctls map[string]string) *inside {
+	in := &inside{all: true, sysctls: sysctls}
+	for _, e := range eps {
+		switch {
+		case e.HostLink == "":
+		case e.Settings.GlobalIPv6Address.IsValid():
+			in.all = false
+		default:
+			in.noIPv6 = append(in.noIPv6, e.Interface)
+		}
+	}
+	for _, k := range slices.Sorted(maps.Keys(sysctls)) {
+		if strings.HasPrefix(k, "net.") || strings.HasPrefix(k, "net/") { // others are the runtime's
+			in.keys = append(in.keys, k)
+		}
+	}
+	return in
+}
+
+// before runs before the links are made.
+func (in *inside) before(*rtnl) error {
+	if !in.all || len(in.noIPv6) == 0 {
+		return nil
+	}
+	b, err := os.ReadFile(defaultDisableIPv6)
+	if errors.Is(err, os.ErrNotExist) {
+		in.noIPv6 = nil // a kernel without IPv6
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if strings.TrimSpace(string(b)) == "0" {
+		in.changed = true
+		return os.WriteFile(defaultDisableIPv6, []byte("1"), 0)
+	}
+	return nil
+}
+
+// again reports whether after has anything to do.
+func (in *inside) again() bool {
+	return in.changed || len(in.keys) > 0 || !in.all && len(in.noIPv6) > 0
+}
+
+// after runs when the links are there and before they are up.
+func (in *inside) after() error {
+	if in.changed {
+		if err := os.WriteFile(defaultDisableIPv6, []byte("0"), 0); err != nil {
+			return err
+		}
+	}
+	if !in.all {
+		for _, name := range in.noIPv6 {
+			if err := setFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", "1"); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	for _, k := range in.keys {
+		if err := writeSysctl(k, in.sysctls[k]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
