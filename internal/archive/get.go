@@ -79,7 +79,7 @@ type reader struct {
 func stream(ctx context.Context, write func(io.Writer) error) io.ReadCloser {
 	pr, pw := io.Pipe()
 	r := &reader{PipeReader: pr}
-	r.stop = context.AfterFunc(ctx, func() { _ = pr.CloseWithError(context.Cause(ctx)) })
+	r.stop = context.AfterFunc(ctx, func() { _ = pw.CloseWithError(context.Cause(ctx)) })
 	r.wg.Go(func() { _ = pw.CloseWithError(write(pw)) })
 	return r
 }

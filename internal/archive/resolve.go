@@ -107,15 +107,15 @@ func procPath(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }
 func notThere(p string, err error) error {
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
-		return fmt.Errorf("Could not find the file %s in container: %w", p, errdefs.ErrNotFound) //nolint:staticcheck // Docker's text
+		return refuse(errdefs.ErrNotFound, "Could not find the file %s in container", p) //nolint:staticcheck // Docker's text
 	case errors.Is(err, unix.ELOOP):
-		return fmt.Errorf("%s: too many symbolic links: %w", p, errdefs.ErrInvalidArgument)
+		return refuse(errdefs.ErrInvalidArgument, "%s: too many symbolic links", p)
 	case errors.Is(err, unix.ENAMETOOLONG):
-		return fmt.Errorf("a name of %d bytes is too long: %w", len(p), errdefs.ErrInvalidArgument)
+		return refuse(errdefs.ErrInvalidArgument, "a name of %d bytes is too long", len(p))
 	case errors.Is(err, unix.EINVAL) && strings.ContainsRune(p, 0):
-		return fmt.Errorf("%q holds a zero byte: %w", p, errdefs.ErrInvalidArgument)
+		return refuse(errdefs.ErrInvalidArgument, "%q holds a zero byte", p)
 	case errors.Is(err, unix.EROFS):
-		return fmt.Errorf("%s: container rootfs is marked read-only, or the mount there is: %w", p, errdefs.ErrPermissionDenied)
+		return refuse(errdefs.ErrPermissionDenied, "%s: container rootfs is marked read-only, or the mount there is", p)
 	}
 	return &fs.PathError{Op: "archive", Path: p, Err: err}
 }

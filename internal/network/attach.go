@@ -65,7 +65,7 @@ func (r *Room) reserve(q model.AttachNetworks) (_ []*endpoint, err error) {
 	var u undo.Stack
 	defer u.OnError(&err)
 	if len(r.held[q.ID]) > 0 {
-		return nil, fmt.Errorf("it is attached already: %w", errdefs.ErrAlreadyExists)
+		return nil, refuse(errdefs.ErrAlreadyExists, "it is attached already")
 	}
 	r.held[q.ID] = map[string]*endpoint{}
 	u.Push(func() error { r.forget(q.ID); return nil })
@@ -97,7 +97,7 @@ func (r *Room) reserveOne(q model.AttachNetworks, name string, want *network.End
 		return nil, err
 	}
 	if r.held[q.ID][n.rec.ID] != nil {
-		return nil, fmt.Errorf("endpoint with name %s already exists in network %s: %w", q.Name, n.rec.Name, errdefs.ErrConflict)
+		return nil, refuse(errdefs.ErrConflict, "endpoint with name %s already exists in network %s", q.Name, n.rec.Name)
 	}
 	if err := checkEndpoint(n, want); err != nil {
 		return nil, err
@@ -199,7 +199,7 @@ func (r *Room) slot(id model.ID, e *endpoint) (int, error) {
 		}
 		return i, nil
 	}
-	return 0, fmt.Errorf("more than %d networks for one container: %w", containerLinkMax, errdefs.ErrResourceExhausted)
+	return 0, refuse(errdefs.ErrResourceExhausted, "more than %d networks for one container", containerLinkMax)
 }
 
 // address takes the wanted address of p's family, or the next free one.

@@ -21,7 +21,7 @@ func (r *Room) Connect(ctx context.Context, q model.AttachNetworks, name string)
 	path := q.Netns
 	if path == "" {
 		if q.Pid <= 0 {
-			return model.Endpoint{}, fmt.Errorf("connect %s to %s: it does not run: %w", q.ID.Short(), name, errdefs.ErrFailedPrecondition)
+			return model.Endpoint{}, refuse(errdefs.ErrFailedPrecondition, "connect %s to %s: it does not run", q.ID.Short(), name)
 		}
 		path = "/proc/" + strconv.Itoa(q.Pid) + "/ns/net"
 	}
@@ -38,7 +38,7 @@ func (r *Room) Connect(ctx context.Context, q model.AttachNetworks, name string)
 	}
 	u.Push(func() error { return r.let(q.ID, e) })
 	if e.HostLink == "" {
-		return model.Endpoint{}, fmt.Errorf("container cannot be connected to %s network %s while it runs: %w", e.net.rec.Driver, e.Network, errdefs.ErrInvalidArgument)
+		return model.Endpoint{}, refuse(errdefs.ErrInvalidArgument, "container cannot be connected to %s network %s while it runs", e.net.rec.Driver, e.Network)
 	}
 	first := r.gatewayless(q.ID, e)
 	if err := r.wire(path, []*endpoint{e}, first, nil); err != nil {
@@ -95,10 +95,10 @@ func (r *Room) Disconnect(ctx context.Context, id model.ID, name string, force b
 		if force {
 			return nil
 		}
-		return fmt.Errorf("container %s is not connected to network %s: %w", id, n.rec.Name, errdefs.ErrInvalidArgument)
+		return refuse(errdefs.ErrInvalidArgument, "container %s is not connected to network %s", id, n.rec.Name)
 	}
 	if n.rec.Name == network.NetworkHost {
-		return fmt.Errorf("container cannot be disconnected from host network or connected to host network: %w", errdefs.ErrInvalidArgument)
+		return refuse(errdefs.ErrInvalidArgument, "container cannot be disconnected from host network or connected to host network")
 	}
 	if err := r.let(id, e); err != nil {
 		return fmt.Errorf("disconnect %s from %s: %w", id.Short(), n.rec.Name, err)
@@ -177,7 +177,7 @@ func checkEndpoint(n *net, s *network.EndpointSettings) error {
 		return nil
 	}
 	bad := func(format string, args ...any) error {
-		return fmt.Errorf(format+": %w", append(args, errdefs.ErrInvalidArgument)...)
+		return refuse(errdefs.ErrInvalidArgument, format, args...)
 	}
 	if l := len(s.MacAddress); l != 0 && (l != 6 || s.MacAddress[0]&1 != 0) {
 		return bad("invalid MAC address %s: it must be a unicast address of six bytes", s.MacAddress)
@@ -187,7 +187,7 @@ func checkEndpoint(n *net, s *network.EndpointSettings) error {
 	}
 	for k := range s.DriverOpts {
 		if k != optIfname {
-			return fmt.Errorf("endpoint option %s: %w", k, errdefs.ErrNotImplemented)
+			return refuse(errdefs.ErrNotImplemented, "endpoint option %s is not supported", k)
 		}
 	}
 	if n.rec.Name == network.NetworkBridge && len(s.Aliases) > 0 {
@@ -198,7 +198,7 @@ func checkEndpoint(n *net, s *network.EndpointSettings) error {
 		return nil
 	}
 	if len(c.LinkLocalIPs) > 0 {
-		return fmt.Errorf("link-local addresses: %w", errdefs.ErrNotImplemented)
+		return refuse(errdefs.ErrNotImplemented, "link-local addresses (--link-local-ip) are not supported")
 	}
 	if predefined(n.rec.Name) {
 		return bad("user specified IP address is supported on user defined networks only")

@@ -1,7 +1,6 @@
 package network
 
 import (
-	"fmt"
 	"math/big"
 	"net/netip"
 
@@ -27,13 +26,13 @@ type pool struct {
 // addresses, the gateway and the auxiliary addresses.
 func newPool(c network.IPAMConfig) (*pool, error) {
 	if !c.Subnet.IsValid() {
-		return nil, fmt.Errorf("a subnet is needed: %w", errdefs.ErrInvalidArgument)
+		return nil, refuse(errdefs.ErrInvalidArgument, "a subnet is needed")
 	}
 	p := &pool{subnet: c.Subnet.Masked(), ranged: c.Subnet.Masked(), words: map[uint64]uint64{}}
 	if c.IPRange.IsValid() {
 		p.ranged = c.IPRange.Masked()
 		if c.IPRange.Bits() < p.subnet.Bits() || !p.subnet.Contains(c.IPRange.Addr()) {
-			return nil, fmt.Errorf("invalid ip-range %s: it is not within subnet %s: %w", c.IPRange, p.subnet, errdefs.ErrInvalidArgument)
+			return nil, refuse(errdefs.ErrInvalidArgument, "invalid ip-range %s: it is not within subnet %s", c.IPRange, p.subnet)
 		}
 	}
 	p.first, _ = p.offset(p.ranged.Addr())
@@ -71,11 +70,11 @@ func (p *pool) reserveEdges() {
 
 func (p *pool) fixed(a netip.Addr, what string) error {
 	if !p.subnet.Contains(a) {
-		return fmt.Errorf("invalid %s %s: it is not in subnet %s: %w", what, a, p.subnet, errdefs.ErrInvalidArgument)
+		return refuse(errdefs.ErrInvalidArgument, "invalid %s %s: it is not in subnet %s", what, a, p.subnet)
 	}
 	off, ok := p.offset(a)
 	if !ok || p.has(off) {
-		return fmt.Errorf("invalid %s %s: the address is reserved or already used: %w", what, a, errdefs.ErrInvalidArgument)
+		return refuse(errdefs.ErrInvalidArgument, "invalid %s %s: the address is reserved or already used", what, a)
 	}
 	p.set(off)
 	return nil
@@ -102,18 +101,18 @@ func (p *pool) pick() (netip.Addr, error) {
 			}
 		}
 	}
-	return netip.Addr{}, fmt.Errorf("no available IPv%d addresses on this network's address pools: %s is full: %w",
-		map[bool]int{true: 4, false: 6}[p.subnet.Addr().Is4()], p.ranged, errdefs.ErrResourceExhausted)
+	return netip.Addr{}, refuse(errdefs.ErrResourceExhausted, "no available IPv%d addresses on this network's address pools: %s is full",
+		map[bool]int{true: 4, false: 6}[p.subnet.Addr().Is4()], p.ranged)
 }
 
 // take takes one address that was asked for.
 func (p *pool) take(a netip.Addr) error {
 	off, ok := p.offset(a)
 	if !ok {
-		return fmt.Errorf("address %s is not in subnet %s: %w", a, p.subnet, errdefs.ErrInvalidArgument)
+		return refuse(errdefs.ErrInvalidArgument, "address %s is not in subnet %s", a, p.subnet)
 	}
 	if p.has(off) {
-		return fmt.Errorf("Address already in use: %s: %w", a, errdefs.ErrConflict) //nolint:staticcheck // Docker's text
+		return refuse(errdefs.ErrConflict, "Address already in use: %s", a) //nolint:staticcheck // Docker's text
 	}
 	p.set(off)
 	return nil

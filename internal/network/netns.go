@@ -77,11 +77,11 @@ func (n *netns) enter(inside func(c *rtnl) error) (*rtnl, error) {
 func writeSysctl(name, value string) error {
 	p := sysctlPath(name)
 	if !strings.HasPrefix(p, "/proc/sys/net/") {
-		return fmt.Errorf("sysctl %s is not in a network namespace: %w", name, errdefs.ErrInvalidArgument)
+		return refuse(errdefs.ErrInvalidArgument, "sysctl %s is not in a network namespace", name)
 	}
 	if err := os.WriteFile(p, []byte(value), 0); err != nil {
 		if errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("sysctl %s: this kernel or namespace has none of that name: %w", name, errdefs.ErrInvalidArgument)
+			return refuse(errdefs.ErrInvalidArgument, "sysctl %s: this kernel or namespace has none of that name", name)
 		}
 		return fmt.Errorf("sysctl %s=%s: %w", name, value, err)
 	}

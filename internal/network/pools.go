@@ -36,7 +36,7 @@ func (r *Room) freeSubnet(bridge string) (netip.Prefix, error) {
 			return s, nil
 		}
 	}
-	return netip.Prefix{}, fmt.Errorf("all predefined address pools have been fully subnetted: give a subnet, remove networks that are not used, or add default-address-pools: %w", errdefs.ErrResourceExhausted)
+	return netip.Prefix{}, refuse(errdefs.ErrResourceExhausted, "all predefined address pools have been fully subnetted: give a subnet, remove networks that are not used, or add default-address-pools")
 }
 
 // cut finds the pool's first subnet that overlaps none of taken.

@@ -76,7 +76,7 @@ func (r *Room) reservePort(q model.AttachNetworks, e *endpoint, p network.Port, 
 		return nil, err
 	}
 	if _, ok := protocols[p.Proto()]; !ok {
-		return nil, fmt.Errorf("publish %s: protocol %q is not tcp, udp or sctp: %w", p, p.Proto(), errdefs.ErrInvalidArgument)
+		return nil, refuse(errdefs.ErrInvalidArgument, "publish %s: protocol %q is not tcp, udp or sctp", p, p.Proto())
 	}
 	hosts, err := e.hostAddrs(b.HostIP)
 	if err != nil {
@@ -133,7 +133,7 @@ func parseRange(s string) (first, last uint16, err error) {
 	x, err1 := strconv.ParseUint(a, 10, 16)
 	y, err2 := strconv.ParseUint(b, 10, 16)
 	if err1 != nil || err2 != nil || x > y || two && x == 0 {
-		return 0, 0, fmt.Errorf("invalid host port %q: give a number up to 65535 or a range such as 8000-8010: %w", s, errdefs.ErrInvalidArgument)
+		return 0, 0, refuse(errdefs.ErrInvalidArgument, "invalid host port %q: give a number up to 65535 or a range such as 8000-8010", s)
 	}
 	return uint16(x), uint16(y), nil
 }
@@ -150,7 +150,7 @@ func (e *endpoint) hostAddrs(want netip.Addr) ([]netip.Addr, error) {
 	if want.IsValid() {
 		want = want.Unmap()
 		if want.Is4() && !has4 || want.Is6() && !has6 {
-			return nil, fmt.Errorf("publish at %s: the container has no address of that family on network %s: %w", want, e.Network, errdefs.ErrInvalidArgument)
+			return nil, refuse(errdefs.ErrInvalidArgument, "publish at %s: the container has no address of that family on network %s", want, e.Network)
 		}
 		return []netip.Addr{want}, nil
 	}
@@ -168,13 +168,13 @@ func (e *endpoint) hostAddrs(want netip.Addr) ([]netip.Addr, error) {
 func (r *Room) takePort(q model.AttachNetworks, e *endpoint, p network.Port, host netip.AddrPort) (*portHolder, error) {
 	proto := protocols[p.Proto()]
 	if h := r.portOwner(proto, host); h != nil {
-		return nil, fmt.Errorf("Bind for %s failed: port is already allocated (container %s, %s, has it): %w", //nolint:staticcheck // Docker's text
-			host, h.name, h.id.Short(), errdefs.ErrConflict)
+		return nil, refuse(errdefs.ErrConflict, "Bind for %s failed: port is already allocated (container %s, %s, has it)", //nolint:staticcheck // Docker's text
+			host, h.name, h.id.Short())
 	}
 	fd, bound, err := bindPort(proto, host)
 	if err != nil {
 		if errors.Is(err, unix.EADDRINUSE) {
-			return nil, fmt.Errorf("failed to bind host port %s/%s: address already in use (%s): %w", host, p.Proto(), socketOwner(p.Proto(), host), errdefs.ErrConflict)
+			return nil, refuse(errdefs.ErrConflict, "failed to bind host port %s/%s: address already in use (%s)", host, p.Proto(), socketOwner(p.Proto(), host))
 		}
 		return nil, fmt.Errorf("failed to bind host port %s/%s: %w", host, p.Proto(), err)
 	}

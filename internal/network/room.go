@@ -86,7 +86,7 @@ type endpoint struct {
 // network.
 func Open(ctx context.Context, o Options) (*Room, error) {
 	if o.Dir == "" {
-		return nil, fmt.Errorf("network: a state directory is needed: %w", errdefs.ErrInvalidArgument)
+		return nil, refuse(errdefs.ErrInvalidArgument, "network: a state directory is needed")
 	}
 	o.defaults()
 	r := &Room{
@@ -259,7 +259,7 @@ func (r *Room) refreshDefault(rec record) (record, error) {
 	switch {
 	case o.BIP.IsValid():
 		if !o.BIP.Addr().Is4() || o.BIP.Masked().Addr() == o.BIP.Addr() && o.BIP.Bits() < 31 {
-			return rec, fmt.Errorf("bip %s: it must be the bridge's own IPv4 address with its subnet, such as 172.30.0.1/16: %w", o.BIP, errdefs.ErrInvalidArgument)
+			return rec, refuse(errdefs.ErrInvalidArgument, "bip %s: it must be the bridge's own IPv4 address with its subnet, such as 172.30.0.1/16", o.BIP)
 		}
 		c.Subnet, c.Gateway = o.BIP.Masked(), o.BIP.Addr()
 	case !had.Subnet.IsValid() || r.routedElsewhere(had.Subnet, o.Bridge):
@@ -302,9 +302,9 @@ func (r *Room) lookup(ref string) (*net, error) {
 	}
 	switch {
 	case several:
-		return nil, fmt.Errorf("network %s is ambiguous (it is the beginning of several ids): %w", ref, errdefs.ErrInvalidArgument)
+		return nil, refuse(errdefs.ErrInvalidArgument, "network %s is ambiguous (it is the beginning of several ids)", ref)
 	case byPrefix != nil:
 		return byPrefix, nil
 	}
-	return nil, fmt.Errorf("network %s not found: %w", ref, errdefs.ErrNotFound)
+	return nil, refuse(errdefs.ErrNotFound, "network %s not found", ref)
 }

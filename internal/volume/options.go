@@ -23,14 +23,14 @@ func checkOptions(opts map[string]string) error {
 		switch k {
 		case "type", "o", "device":
 		case "size":
-			return fmt.Errorf("option size: the local driver cannot limit a volume's size (a file system with project quotas is not supported yet); use type=tmpfs with o=size=..., or a device of that size: %w", errdefs.ErrNotImplemented)
+			return refuse(errdefs.ErrNotImplemented, "option size: the local driver cannot limit a volume's size (a file system with project quotas is not supported yet); use type=tmpfs with o=size=..., or a device of that size")
 		default:
-			return fmt.Errorf("invalid option: %q: the local driver has type, device and o: %w", k, errdefs.ErrInvalidArgument)
+			return refuse(errdefs.ErrInvalidArgument, "invalid option: %q: the local driver has type, device and o", k)
 		}
 	}
 	for _, k := range []string{"device", "type"} {
 		if opts[k] == "" {
-			return fmt.Errorf("missing required option: %q: %w", k, errdefs.ErrInvalidArgument)
+			return refuse(errdefs.ErrInvalidArgument, "missing required option: %q", k)
 		}
 	}
 	if _, _, _, err := mountWords(opts["o"]); err != nil {
@@ -73,7 +73,7 @@ func mountWords(o string) (flags, prop uintptr, data []string, err error) {
 		switch {
 		case w == "":
 		case w == "remount" || w == "move":
-			return 0, 0, nil, fmt.Errorf("mount option %s makes no sense for a volume: %w", w, errdefs.ErrInvalidArgument)
+			return 0, 0, nil, refuse(errdefs.ErrInvalidArgument, "mount option %s makes no sense for a volume", w)
 		case isProp:
 			prop = p
 		case known && f.clear:
@@ -146,7 +146,7 @@ func mounted(dir string) (bool, error) {
 		return false, &os.PathError{Op: "statx", Path: dir, Err: err}
 	}
 	if st.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT == 0 {
-		return false, fmt.Errorf("the kernel cannot tell mount points (Linux 5.8 can): %w", errdefs.ErrNotImplemented)
+		return false, refuse(errdefs.ErrNotImplemented, "the kernel cannot tell mount points (Linux 5.8 can)")
 	}
 	return st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
 }

@@ -32,7 +32,7 @@ func (r *Room) Use(ctx context.Context, id model.ID, m model.Mount) (string, err
 		labels[labelAnonymous] = ""
 	}
 	if m.Name == "" {
-		return "", fmt.Errorf("volume at %s has no name: %w", m.Destination, errdefs.ErrInvalidArgument)
+		return "", refuse(errdefs.ErrInvalidArgument, "volume at %s has no name", m.Destination)
 	}
 	had := r.holds(m.Name, id)
 	v, err := r.create(volume.CreateRequest{Name: m.Name, Driver: m.Driver, DriverOpts: m.DriverOptions, Labels: labels}, id)
@@ -218,7 +218,7 @@ func unmountAt(p string) error {
 func (v *vol) subpath(sub string) (string, error) {
 	clean := path.Clean(sub)
 	if path.IsAbs(sub) || clean == ".." || strings.HasPrefix(clean, "../") {
-		return "", fmt.Errorf("subpath %q must be a relative path within the volume: %w", sub, errdefs.ErrInvalidArgument)
+		return "", refuse(errdefs.ErrInvalidArgument, "subpath %q must be a relative path within the volume", sub)
 	}
 	root, err := unix.Open(v.data(), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -231,7 +231,7 @@ func (v *vol) subpath(sub string) (string, error) {
 		if err == unix.ENOENT {
 			kind = errdefs.ErrNotFound
 		}
-		return "", fmt.Errorf("cannot access subpath %q: %w: %w", sub, err, kind)
+		return "", refuse(kind, "cannot access subpath %q: %w", sub, err)
 	}
 	defer unix.Close(fd)
 	sum := sha256.Sum256([]byte(clean))
