@@ -108,6 +108,13 @@ type Started struct {
 	Version  int      `json:"version"`
 	Pid      int      `json:"pid"`
 	Warnings []string `json:"warnings,omitempty"`
+	Trace    []Step   `json:"trace,omitempty"`
+}
+
+// Step is a point on the way of a start: what had been done when.
+type Step struct {
+	Name string `json:"name"`
+	At   int64  `json:"at"` // nanoseconds since 1970
 }
 
 // Failed is an error. Code is the exit code that a shell would give when the

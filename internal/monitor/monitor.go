@@ -33,6 +33,7 @@ type monitor struct {
 	proc   process
 	handle *handle
 	began  time.Time
+	trace  trace
 	execs  execs
 
 	mu     sync.Mutex
@@ -45,6 +46,7 @@ type monitor struct {
 // Main is wharf-monitor: it reads a Start from descriptor 3, starts the
 // container, holds it to its end and returns the process's exit code.
 func Main() int {
+	tr := trace{{Name: "monitor runs", At: time.Now().UnixNano()}}
 	// Signals for the terminal or service that the daemon runs in are not for
 	// us. Handlers, not SIG_IGN, because execve keeps the latter.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT,
@@ -60,7 +62,15 @@ func Main() int {
 		fmt.Fprintln(os.Stderr, "wharf-monitor:", err)
 		return 2
 	}
-	return run(st, control, native{})
+	tr.add("monitor has its orders")
+	return run(st, control, native{}, tr)
+}
+
+// trace says where the time of a start went.
+type trace []monitorapi.Step
+
+func (t *trace) add(name string) {
+	*t = append(*t, monitorapi.Step{Name: name, At: time.Now().UnixNano()})
 }
 
 // ours takes the control socket and closes every descriptor that the daemon
@@ -86,14 +96,14 @@ func ours() (*os.File, error) {
 }
 
 // run is Main after the Start message.
-func run(st monitorapi.Start, control *os.File, e engine) int {
-	m, err := begin(st, e)
+func run(st monitorapi.Start, control *os.File, e engine, tr trace) int {
+	m, err := begin(st, e, tr)
 	if err != nil {
 		_ = monitorapi.WriteJSON(control, monitorapi.Error, asFailed(err))
 		return 1
 	}
 	err = monitorapi.WriteJSON(control, monitorapi.StartedFrame,
-		monitorapi.Started{Version: monitorapi.Version, Pid: m.proc.pid(), Warnings: m.proc.warnings()})
+		monitorapi.Started{Version: monitorapi.Version, Pid: m.proc.pid(), Warnings: m.proc.warnings(), Trace: m.trace})
 	if err != nil {
 		// The daemon has died before it could know of the container: no
 		// record says that it runs, so it must not.
@@ -103,14 +113,14 @@ func run(st monitorapi.Start, control *os.File, e engine) int {
 }
 
 // begin makes the container and its stdio and starts it.
-func begin(st monitorapi.Start, e engine) (m *monitor, err error) {
+func begin(st monitorapi.Start, e engine, tr trace) (m *monitor, err error) {
 	var u undo.Stack
 	defer u.OnError(&err)
 	f, err := inherited(st.Files)
 	if err != nil {
 		return nil, err
 	}
-	m = &monitor{start: st, engine: e, exited: make(chan struct{})}
+	m = &monitor{start: st, engine: e, trace: tr, exited: make(chan struct{})}
 	if m.dir, err = os.Open("."); err != nil {
 		return nil, err
 	}
@@ -134,6 +144,7 @@ func begin(st monitorapi.Start, e engine) (m *monitor, err error) {
 	if err != nil {
 		return nil, err
 	}
+	m.trace.add("container is made")
 	u.Push(func() error { m.proc.close(); return nil })
 	if asideErr != nil {
 		return nil, asideErr
@@ -150,6 +161,7 @@ func begin(st monitorapi.Start, e engine) (m *monitor, err error) {
 		return nil, err
 	}
 	m.began = time.Now().UTC()
+	m.trace.add("process runs")
 	return m, nil
 }
 

@@ -91,7 +91,7 @@ func boot(t *testing.T, script string, edit func(*monitorapi.Start)) *rig {
 	if edit != nil {
 		edit(&st)
 	}
-	go func() { r.ended <- run(st, theirs, fakeEngine{}) }()
+	go func() { r.ended <- run(st, theirs, fakeEngine{}, nil) }()
 	r.control, r.ctlFile = &monitorapi.Reader{R: ours}, ours
 	_ = ours.SetReadDeadline(time.Now().Add(20 * time.Second))
 	if err := r.control.Expect(monitorapi.StartedFrame, &r.started); err != nil {
@@ -364,7 +364,7 @@ func TestExec(t *testing.T) {
 func TestFailedStart(t *testing.T) {
 	t.Chdir(t.TempDir())
 	log, _ := json.Marshal(logfile.Plan{Driver: "none"})
-	_, err := begin(monitorapi.Start{Prepared: json.RawMessage(`"missing"`), Log: log}, fakeEngine{})
+	_, err := begin(monitorapi.Start{Prepared: json.RawMessage(`"missing"`), Log: log}, fakeEngine{}, nil)
 	if f := asFailed(err); f.Code != 127 || !strings.Contains(f.Text, "not found") {
 		t.Errorf("%+v", f)
 	}

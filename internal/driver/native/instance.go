@@ -32,6 +32,7 @@ type instance struct {
 	id       model.ID
 	pid      int
 	warnings []string
+	trace    trace
 
 	done chan struct{} // closed when exit is set
 	exit model.Exit
@@ -59,6 +60,10 @@ func (i *instance) Pid() int {
 
 // Warnings tell what the start could not have and left out.
 func (i *instance) Warnings() []string { return i.warnings }
+
+// Trace says where the time of the start went, step by step; nil after a
+// recovery.
+func (i *instance) Trace() []monitorapi.Step { return i.trace }
 
 // hold is the one connection that waits for the exit.
 func (i *instance) hold(r *monitorapi.Reader, conn io.Closer) {

@@ -80,6 +80,7 @@ func TestContract(t *testing.T) {
 	drivertest.Run(t, g)
 }
 
-const childEnv = "WHARF_NATIVE_CHILD"
-
-func child() int { return 0 }
+func BenchmarkNative(b *testing.B) {
+	g, _ := target(b)
+	drivertest.Benchmarks(b, g)
+}

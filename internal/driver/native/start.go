@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -40,12 +41,15 @@ func (d *Driver) Start(ctx context.Context, b *model.Bundle, sb driver.Sandbox) 
 	if d.get(b.ID) != nil {
 		return nil, fmt.Errorf("instance %s was not released since its last start: %w", b.ID.Short(), errdefs.ErrConflict)
 	}
+	var tr trace
+	tr.add("start")
 	msg, err := d.message(ctx, b, s)
 	if err != nil {
 		return nil, err
 	}
 	var u undo.Stack
 	defer u.OnError(&err)
+	tr.add("prepared")
 	if err := os.Mkdir(d.dir(b.ID), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, err
 	}
@@ -53,6 +57,7 @@ func (d *Driver) Start(ctx context.Context, b *model.Bundle, sb driver.Sandbox) 
 	if err != nil {
 		return nil, fmt.Errorf("start wharf-monitor: %w", err)
 	}
+	tr.add("monitor is executed")
 	u.Push(m.kill)
 	stop := context.AfterFunc(ctx, func() { _ = m.kill() })
 	defer stop()
@@ -73,13 +78,22 @@ func (d *Driver) Start(ctx context.Context, b *model.Bundle, sb driver.Sandbox) 
 		return nil, ctx.Err()
 	}
 	i := newInstance(d, b.ID, st.Pid)
-	i.bundle, i.warnings = b, st.Warnings
+	tr = append(tr, st.Trace...)
+	tr.add("known to the driver")
+	i.bundle, i.warnings, i.trace = b, st.Warnings, tr
 	d.put(i)
 	go func() {
 		d.keepPid(b.ID, st.Pid)
 		i.hold(r, m.control)
 	}()
 	return i, nil
+}
+
+// trace says where the time of a start went.
+type trace []monitorapi.Step
+
+func (t *trace) add(name string) {
+	*t = append(*t, monitorapi.Step{Name: name, At: time.Now().UnixNano()})
 }
 
 // message encodes the Start frame.

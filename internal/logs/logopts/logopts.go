@@ -7,7 +7,6 @@ package logopts
 import (
 	"fmt"
 	"math"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -191,37 +190,37 @@ func ParseSyslog(opts map[string]string) (SyslogOptions, error) {
 	return o, err
 }
 
+// parseAddress is written out because package net/url costs the monitor start
+// time and size.
 func parseAddress(v string) (Address, error) {
 	if v == "" {
 		return Address{}, nil
 	}
-	u, err := url.Parse(v)
 	const remedy = "use unix:///path, unixgram:///path, udp://host:port or tcp://host:port"
-	if err != nil {
+	scheme, rest, ok := strings.Cut(v, "://")
+	if !ok {
 		return Address{}, invalid("syslog-address", v, remedy)
 	}
-	switch u.Scheme {
+	switch scheme {
 	case "unix", "unixgram":
-		p := u.Path
-		if !strings.HasPrefix(p, "/") || u.Host != "" {
+		if !strings.HasPrefix(rest, "/") {
 			return Address{}, invalid("syslog-address", v, remedy)
 		}
-		if len(p) > 107 {
+		if len(rest) > 107 {
 			return Address{}, invalid("syslog-address", v, "a socket's path has at most 107 bytes")
 		}
-		return Address{u.Scheme, p}, nil
+		return Address{scheme, rest}, nil
 	case "udp", "tcp":
-		host, port := u.Hostname(), u.Port()
-		if port == "" {
-			port = "514"
+		host, port := rest, "514"
+		if i := strings.LastIndexByte(rest, ':'); i > strings.LastIndexByte(rest, ']') {
+			host, port = rest[:i], rest[i+1:]
 		}
-		if n, err := strconv.Atoi(port); host == "" || err != nil || n < 1 || n > 65535 {
+		v6 := strings.HasPrefix(host, "[") && strings.HasSuffix(host, "]")
+		n, err := strconv.Atoi(port)
+		if host == "" || err != nil || n < 1 || n > 65535 || strings.ContainsAny(host, "/@?# ") || !v6 && strings.ContainsAny(host, ":[]") {
 			return Address{}, invalid("syslog-address", v, remedy)
 		}
-		if strings.Contains(host, ":") {
-			host = "[" + host + "]"
-		}
-		return Address{u.Scheme, host + ":" + port}, nil
+		return Address{scheme, host + ":" + port}, nil
 	case "tcp+tls":
 		return Address{}, invalid("syslog-address", v, "TLS is not there yet; "+remedy)
 	}

@@ -1,0 +1,208 @@
+package native
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"wharf/internal/model"
+)
+
+// childEnv names a file with the bundle to start: the test program is then
+// the "daemon" that will be killed.
+const childEnv = "WHARF_NATIVE_CHILD"
+
+// child starts one container and hangs until it is killed.
+func child() int {
+	var c struct {
+		Options Options
+		Bundle  *model.Bundle
+	}
+	b, err := os.ReadFile(os.Getenv(childEnv))
+	if err == nil {
+		err = json.Unmarshal(b, &c)
+	}
+	if err == nil {
+		var d *Driver
+		if d, err = New(c.Options); err == nil {
+			ctx := context.Background()
+			sb, serr := d.Sandbox(ctx, c.Bundle)
+			if err = serr; err == nil {
+				_, err = d.Start(ctx, c.Bundle, sb)
+			}
+		}
+	}
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	fmt.Println("started")
+	select {}
+}
+
+// The daemon is killed while the container prints 3,000 lines: all of them are
+// in the log and the exit code is known to the next daemon.
+func TestDaemonKilled(t *testing.T) {
+	g, m := target(t)
+	d := g.Driver.(*Driver)
+	b := m.New(t, "/bin/sh", "-c", "i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); [ $((i%100)) = 0 ] && sleep 0.01; done; exit 42")
+	file := filepath.Join(t.TempDir(), "child")
+	p, _ := json.Marshal(map[string]any{"Options": d.opts, "Bundle": b})
+	if err := os.WriteFile(file, p, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := exec.Command("/proc/self/exe")
+	c.Env = append(os.Environ(), childEnv+"="+file)
+	out, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.Release(context.Background(), b.ID); err != nil {
+			t.Error(err)
+		}
+	})
+	var word string
+	_, _ = fmt.Fscanln(out, &word)
+	_ = c.Process.Kill()
+	_ = c.Wait()
+	if word != "started" {
+		t.Fatalf("the child says %q", word)
+	}
+	i, err := d.Recover(context.Background(), b.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if i.Pid() == 0 {
+		t.Error("the container had ended before the daemon: the test shows nothing")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	e, err := i.Wait(ctx)
+	if err != nil || e.Code != 42 {
+		t.Errorf("exit %+v %v", e, err)
+	}
+	log, err := os.ReadFile(b.Log.Path)
+	if n := strings.Count(string(log), `{"log":"line `); err != nil || n != 3000 {
+		t.Errorf("%d lines in the log, %v", n, err)
+	}
+}
+
+// The monitor is killed: the container is ended and the exit says why, to the
+// daemon that waits and to a later one.
+func TestMonitorKilled(t *testing.T) {
+	g, m := target(t)
+	d := g.Driver.(*Driver)
+	for _, waiting := range []bool{true, false} {
+		b := m.New(t, "/bin/sh", "-c", "sleep 100 & sleep 100")
+		sb, err := d.Sandbox(context.Background(), b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := d.Release(context.Background(), b.ID); err != nil {
+				t.Error(err)
+			}
+		})
+		s, err := d.Start(context.Background(), b, sb)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pid := s.Pid()
+		time.Sleep(50 * time.Millisecond) // for the note of the pid
+		w := s
+		kill := func() {
+			if err := unix.Kill(parentOf(t, pid), unix.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+		}
+		kill()
+		if !waiting {
+			time.Sleep(100 * time.Millisecond)
+			if w, err = g.Again(t).Recover(context.Background(), b.ID); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		e, err := w.Wait(ctx)
+		if err != nil || e.Code != 137 || !strings.Contains(e.Error, "monitor") {
+			t.Errorf("exit %+v %v", e, err)
+		}
+		if err := unix.Kill(pid, 0); err == nil && !isZombie(pid) {
+			t.Errorf("process %d still runs", pid)
+		}
+	}
+}
+
+// parentOf returns the parent of a process: of a container's first one, its
+// monitor.
+func parentOf(t *testing.T, pid int) int {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var state string
+	var ppid int
+	_, _ = fmt.Sscan(string(b[strings.LastIndexByte(string(b), ')')+1:]), &state, &ppid)
+	comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", ppid))
+	if strings.TrimSpace(string(comm)) != "wharf-monitor" {
+		t.Fatalf("the parent of %d is %d, %s", pid, ppid, comm)
+	}
+	return ppid
+}
+
+func isZombie(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err == nil && strings.Contains(string(b), ") Z ")
+}
+
+// A monitor holds nothing of the daemon's but what it was given.
+func TestMonitorDescriptors(t *testing.T) {
+	g, m := target(t)
+	d := g.Driver.(*Driver)
+	leak, err := unix.Open("/etc/passwd", unix.O_RDONLY, 0) // not close-on-exec
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(leak)
+	b := m.New(t, "/bin/sleep", "100")
+	sb, err := d.Sandbox(context.Background(), b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := d.Release(context.Background(), b.ID); err != nil {
+			t.Error(err)
+		}
+	}()
+	i, err := d.Start(context.Background(), b, sb)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, pid := range []int{parentOf(t, i.Pid()), i.Pid()} {
+		fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range fds {
+			to, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", pid, f.Name()))
+			t.Logf("%d: %s -> %s", pid, f.Name(), to)
+			if to == "/etc/passwd" || pid == i.Pid() && len(f.Name()) > 1 || pid == i.Pid() && f.Name() > "2" {
+				t.Errorf("process %d has descriptor %s: %s", pid, f.Name(), to)
+			}
+		}
+	}
+}
