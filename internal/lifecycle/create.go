@@ -68,6 +68,7 @@ func (s creator) Create(ctx context.Context, r model.CreateRequest) (container.C
 		s.unname(id, name)
 		return none, err
 	}
+	s.slog.DebugContext(ctx, "created", "id", id, "steps", times)
 	e := newEntry(m.c)
 	e.noteCreate(times)
 	s.index.add(e)

@@ -66,7 +66,7 @@ func startError(err error) (code int, out error) {
 	if !errors.As(err, &se) {
 		return 128, err
 	}
-	text := err.Error()
+	text := strings.TrimSuffix(err.Error(), ": "+errdefs.ErrInvalidArgument.Error()) // the kind, not for people
 	switch {
 	case se.Code == 127 && !containsAny(text, "executable file not found", "no such file or directory"):
 		text += ": executable file not found in $PATH"

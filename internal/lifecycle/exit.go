@@ -47,6 +47,7 @@ func (x *exits) end(ctx context.Context, e *entry, inst driver.Instance, exit mo
 	if !e.over(inst) {
 		return
 	}
+	began := time.Now()
 	x.health.end(e)
 	r := &run{e: e, c: e.record()}
 	lasted := exit.At.Sub(r.c.State.StartedAt)
@@ -72,6 +73,7 @@ func (x *exits) end(ctx context.Context, e *entry, inst driver.Instance, exit mo
 		"execDuration": strconv.Itoa(int(max(lasted, 0).Seconds())),
 	})
 	e.finish()
+	x.slog.DebugContext(ctx, "ended", "id", e.id, "code", exit.Code, "release", time.Since(began))
 	switch {
 	case again:
 		x.schedule(e, e.delay(lasted))

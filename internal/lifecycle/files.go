@@ -17,15 +17,6 @@ import (
 // files moves files in and out of containers.
 type files struct{ *core }
 
-// Changes compares the writable layer with the image.
-func (s files) Changes(ctx context.Context, ref string) ([]container.FilesystemChange, error) {
-	e, err := s.index.find(ref)
-	if err != nil {
-		return nil, err
-	}
-	return s.images.Changes(ctx, e.id)
-}
-
 // root opens the container's root: as it is inside while the container runs,
 // mounts included, else the layers alone with the volume or bind below which
 // name lies. It returns name as seen from that root.

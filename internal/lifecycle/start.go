@@ -89,6 +89,7 @@ func (s *starter) start(ctx context.Context, e *entry, byPerson bool, waited tim
 	for _, l := range r.late {
 		go l.bind(s.life, r.inst)
 	}
+	s.slog.DebugContext(ctx, "started", "id", e.id, "steps", times)
 	if w, ok := r.inst.(interface{ Warnings() []string }); ok {
 		for _, text := range w.Warnings() {
 			s.slog.WarnContext(ctx, text, "id", e.id)

@@ -486,3 +486,25 @@ func TestClientLeaves(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestOwnChanges(t *testing.T) {
+	c := &model.Container{HostConfig: &container.HostConfig{Tmpfs: map[string]string{"/scratch": ""}}, Mounts: []model.Mount{{Destination: "/srv/data"}}}
+	all := []container.FilesystemChange{}
+	for _, s := range []string{"A/etc/hosts", "A/etc/hostname", "C/etc", "A/srv", "A/srv/data", "C/var", "A/var/new", "C/opt", "D/opt/old", "A/scratch", "C/tmp", "A/proc"} {
+		all = append(all, container.FilesystemChange{Kind: map[byte]container.ChangeType{'A': container.ChangeAdd, 'C': container.ChangeModify, 'D': container.ChangeDelete}[s[0]], Path: s[1:]})
+	}
+	show := func(all []container.FilesystemChange) (out []string) {
+		for _, c := range all {
+			out = append(out, c.Kind.String()+c.Path)
+		}
+		return out
+	}
+	want := []string{"C/var", "A/var/new", "C/opt", "D/opt/old", "C/tmp"}
+	if d := cmp.Diff(want, show(ownChanges(all, mountPointsOf(c)))); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	all = append(all, container.FilesystemChange{Kind: container.ChangeModify, Path: "/etc/passwd"})
+	if got := show(ownChanges(all, mountPointsOf(c))); !slices.Contains(got, "C/etc") {
+		t.Errorf("a changed /etc is hidden: %v", got)
+	}
+}
