@@ -19,8 +19,8 @@ var errDigest = errors.New("the registry sent wrong content")
 // fetchDocument gets an index, manifest or configuration of at most limit
 // bytes into the content store.
 func (s *Store) fetchDocument(ctx context.Context, f remotes.Fetcher, desc ocispec.Descriptor, limit int64) ([]byte, error) {
-	if b, err := readBlob(ctx, s.cs, desc, limit); err == nil {
-		return b, s.hold(ctx, desc.Digest)
+	if err := s.hold(ctx, desc.Digest); err == nil {
+		return readBlob(ctx, s.cs, desc, limit)
 	} else if !errdefs.IsNotFound(err) {
 		return nil, err
 	}
@@ -64,7 +64,7 @@ func (s *Store) fetchOnce(ctx context.Context, f remotes.Fetcher, desc ocispec.D
 	// Two pulls of one blob: the second waits here, then finds it there.
 	w, err := content.OpenWriter(withoutLease(ctx), s.cs, content.WithRef(ref), content.WithDescriptor(desc))
 	if errdefs.IsAlreadyExists(err) {
-		return 0, 0, s.hold(ctx, desc.Digest)
+		return 0, 0, s.holdFetched(ctx, desc.Digest)
 	}
 	if err != nil {
 		return 0, 0, err
@@ -86,7 +86,7 @@ func (s *Store) fetchOnce(ctx context.Context, f remotes.Fetcher, desc ocispec.D
 	err = w.Commit(ctx, desc.Size, desc.Digest, content.WithLabels(labels))
 	switch {
 	case errdefs.IsAlreadyExists(err):
-		return before, now, s.hold(ctx, desc.Digest)
+		return before, now, s.holdFetched(ctx, desc.Digest)
 	case err != nil && w.Digest() != desc.Digest:
 		// What is there is worth nothing: begin anew next time.
 		_ = s.cs.Abort(context.WithoutCancel(ctx), ref)
@@ -122,8 +122,12 @@ func copyFrom(ctx context.Context, f remotes.Fetcher, desc ocispec.Descriptor, o
 	return n, err
 }
 
-// here reports whether a blob is in the content store.
-func (s *Store) here(ctx context.Context, d digest.Digest) bool {
-	_, err := s.cs.Info(ctx, d)
-	return err == nil
+// holdFetched holds a blob that another pull brought. That the collector took
+// it meanwhile is a reason to try again.
+func (s *Store) holdFetched(ctx context.Context, d digest.Digest) error {
+	err := s.hold(ctx, d)
+	if errdefs.IsNotFound(err) {
+		return fmt.Errorf("blob %s was collected: %w", d, errdefs.ErrUnavailable)
+	}
+	return err
 }

@@ -159,15 +159,19 @@ func (l *loader) blob(name string, size int64, r io.Reader) error {
 	}
 	desc := ocispec.Descriptor{Digest: want, Size: size}
 	if want != "" {
-		if info, err := l.s.cs.Info(l.ctx, want); err == nil {
+		if l.s.hold(l.ctx, want) == nil {
+			info, err := l.s.cs.Info(l.ctx, want)
 			desc.Size = info.Size
 			l.blobs[name] = desc
-			return l.s.hold(l.ctx, want)
+			return err
 		}
 	}
 	br := bufio.NewReaderSize(r, 64<<10)
 	layer := looksLikeLayer(br)
 	dgst, fresh, err := l.s.ingest(l.ctx, "load-"+string(model.NewID()), br, size, want)
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		err = fmt.Errorf("not a whole tar archive: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
 	if err != nil {
 		return fmt.Errorf("archive entry %q: %w", name, err)
 	}

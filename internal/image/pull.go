@@ -226,11 +226,8 @@ func (p *puller) layers(v variant) error {
 			continue
 		}
 		seen[l.Digest] = true
-		if p.s.here(p.ctx, l.Digest) {
+		if p.s.hold(p.ctx, l.Digest) == nil {
 			p.u.had[l.Digest] = true
-			if err := p.s.hold(p.ctx, l.Digest); err != nil {
-				return err
-			}
 			p.rep.status(short(l.Digest), "Already exists")
 			continue
 		}

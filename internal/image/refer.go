@@ -46,10 +46,35 @@ func (s *Store) referDepth(ctx context.Context, desc ocispec.Descriptor, depth i
 }
 
 // hold puts a blob that was there before under the operation's lease.
+// ErrNotFound: it is not there, or the collector was faster.
 func (s *Store) hold(ctx context.Context, d digest.Digest) error {
+	if _, err := s.cs.Info(ctx, d); err != nil {
+		return err
+	}
+	if err := s.holdResource(ctx, leases.Resource{ID: d.String(), Type: "content"}); err != nil {
+		return err
+	}
+	// Looked at again: between the first look and the lease it may have gone.
+	_, err := s.cs.Info(ctx, d)
+	return err
+}
+
+// holdChain is hold for an unpacked layer (and with it those below).
+func (s *Store) holdChain(ctx context.Context, chain digest.Digest) error {
+	if _, err := s.snaps.Stat(ctx, chain.String()); err != nil {
+		return err
+	}
+	if err := s.holdResource(ctx, leases.Resource{ID: chain.String(), Type: "snapshots/" + snapshotter}); err != nil {
+		return err
+	}
+	_, err := s.snaps.Stat(ctx, chain.String())
+	return err
+}
+
+func (s *Store) holdResource(ctx context.Context, r leases.Resource) error {
 	id, ok := leases.FromContext(ctx)
 	if !ok {
 		return nil
 	}
-	return s.leases.AddResource(ctx, leases.Lease{ID: id}, leases.Resource{ID: d.String(), Type: "content"})
+	return s.leases.AddResource(ctx, leases.Lease{ID: id}, r)
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay/overlayutils"
 	"github.com/containerd/errdefs"
+	clog "github.com/containerd/log"
 	"github.com/containerd/platforms"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
@@ -147,6 +149,9 @@ func checkOptions(o *Options) error {
 		return fmt.Errorf("image store: %w", err)
 	}
 	o.Root = root
+	if strings.ContainsAny(root, ",:\\") {
+		return fmt.Errorf("image store %q: overlayfs cannot work in a directory whose name has a comma, colon or backslash; choose another data root: %w", root, errdefs.ErrInvalidArgument)
+	}
 	switch o.Snapshotter {
 	case "", snapshotter, "overlay2":
 	default:
@@ -175,6 +180,9 @@ func (s *Store) openDatabases(ctx context.Context, u *undo.Stack) error {
 		return fmt.Errorf("image store: overlayfs does not work on %s (%v): put the data root on ext4, xfs or btrfs: %w",
 			s.opts.Root, err, errdefs.ErrFailedPrecondition)
 	}
+	// containerd's libraries log through logrus; what they only warn of (a file
+	// system without fs-verity) says nothing to wharf's users.
+	_ = clog.SetLevel("error")
 	cs, err := local.NewStore(s.path("content"))
 	if err != nil {
 		return fmt.Errorf("image store: %w", err)

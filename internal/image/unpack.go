@@ -137,18 +137,21 @@ func (s *Store) unpackBlob(ctx context.Context, t *task, progress func(digest.Di
 // configuration keeps them. Tasks that were started before are used.
 func (u *unpacker) unpack(v variant) error {
 	s, layers := u.s, imageLayers(v.manifest)
-	missing := make([]bool, len(layers))
-	for i, l := range layers {
-		if _, err := s.snaps.Stat(u.ctx, v.config.chains[i].String()); err == nil {
-			continue
-		} else if !errdefs.IsNotFound(err) {
+	there := len(layers) // so many layers, from the bottom, are unpacked
+	for ; there > 0; there-- {
+		err := s.holdChain(u.ctx, v.config.chains[there-1])
+		if err == nil {
+			break
+		}
+		if !errdefs.IsNotFound(err) {
 			return err
 		}
-		missing[i] = true
+	}
+	for _, l := range layers[there:] {
 		u.start(l.Digest)
 	}
 	for i, l := range layers {
-		if missing[i] {
+		if i >= there {
 			if err := u.link(i, l.Digest, v.config); err != nil {
 				return err
 			}
@@ -174,7 +177,7 @@ func (u *unpacker) link(i int, blob digest.Digest, c *config) error {
 		return err
 	}
 	defer unlock()
-	if _, err := s.snaps.Stat(u.ctx, chain); err == nil {
+	if s.holdChain(u.ctx, c.chains[i]) == nil {
 		return nil // another image brought it meanwhile
 	}
 	t := u.start(blob) // begun already, but the second time that one image has the blob
