@@ -149,7 +149,7 @@ func output(t *testing.T, g Target) {
 		t.Fatalf("exit code %d", c)
 	}
 	got := logText(t, b.Log.Path)
-	if n := strings.Count(got, "\n"); n != 3002 || !strings.Contains(got, "0\n1\n2\n") || !strings.Contains(got, "oops\n") || !strings.Contains(got, "\n3000\nend") {
+	if n := strings.Count(got, "\n"); n != 3002 || !strings.Contains(got, "0\n1\n2\n") || !strings.Contains(got, "oops\n") || !strings.Contains(got, "\n3000\n") || !strings.Contains(got, "end") {
 		t.Errorf("log has %d lines, ends in %q", n, got[max(0, len(got)-20):])
 	}
 }

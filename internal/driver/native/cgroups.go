@@ -5,33 +5,69 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
-	"golang.org/x/sys/unix"
+
+	"wharf/internal/model"
+	"wharf/internal/runtime/cgroup"
 )
 
-func hierarchies() []string {
-	m, _ := filepath.Glob("/sys/fs/cgroup/*/cgroup.procs")
-	if len(m) == 0 {
-		return []string{"/sys/fs/cgroup"}
+// cgroupPath is where b's cgroups are, below each hierarchy: where its spec
+// says, or else below our parent.
+func (d *Driver) cgroupPath(b *model.Bundle) (string, error) {
+	if b.Spec != nil && b.Spec.Linux != nil && b.Spec.Linux.CgroupsPath != "" {
+		return cgroup.Clean(b.Spec.Linux.CgroupsPath, string(b.ID))
 	}
-	var out []string
-	for _, x := range m {
-		out = append(out, filepath.Dir(x))
-	}
-	return out
+	return cgroup.Clean(d.opts.CgroupParent+"/"+string(b.ID), string(b.ID))
 }
 
+// group is id's cgroups. Without a bundle (a start that broke off early) they
+// can only be below our parent.
+func (d *Driver) group(id model.ID, b *model.Bundle) (*cgroup.Group, error) {
+	if b == nil {
+		b = &model.Bundle{ID: id}
+	}
+	p, err := d.cgroupPath(b)
+	if err != nil {
+		return nil, err
+	}
+	return cgroup.Open(p), nil
+}
+
+// group is the running instance's cgroups, or the error that it is not
+// running.
+func (i *instance) group() (*cgroup.Group, error) {
+	if i.Pid() == 0 {
+		return nil, fmt.Errorf("container %s is not running: %w", i.id.Short(), errdefs.ErrNotFound)
+	}
+	b, err := i.theBundle()
+	if err != nil {
+		return nil, err
+	}
+	return i.d.group(i.id, b)
+}
+
+// listCgroups lists the ids that have a cgroup below parent in any hierarchy.
 func listCgroups(parent string) []string {
+	seen := map[string]bool{}
 	var out []string
-	for _, h := range hierarchies() {
-		es, _ := os.ReadDir(filepath.Join(h, parent))
-		for _, e := range es {
-			if e.IsDir() {
+	l := cgroup.Detect()
+	bases := []string{l.V2}
+	for _, b := range l.V1 {
+		bases = append(bases, b)
+	}
+	for _, b := range bases {
+		if b == "" {
+			continue
+		}
+		entries, err := os.ReadDir(filepath.Join(b, parent))
+		if err != nil {
+			continue
+		}
+		for _, e := range entries {
+			if e.IsDir() && !seen[e.Name()] {
+				seen[e.Name()] = true
 				out = append(out, e.Name())
 			}
 		}
@@ -39,61 +75,71 @@ func listCgroups(parent string) []string {
 	return out
 }
 
-func hasCgroup(path string) bool {
-	for _, h := range hierarchies() {
-		if _, err := os.Stat(filepath.Join(h, path)); err == nil {
-			return true
-		}
+// Pause stops every process of the container.
+func (i *instance) Pause(ctx context.Context) error {
+	g, err := i.group()
+	if err != nil {
+		return err
 	}
-	return false
+	return g.Freeze()
 }
 
-func cgroupPids(path string) []int {
-	var out []int
-	for _, h := range hierarchies() {
-		b, _ := os.ReadFile(filepath.Join(h, path, "cgroup.procs"))
-		for _, f := range strings.Fields(string(b)) {
-			if n, err := strconv.Atoi(f); err == nil && n > 0 {
-				out = append(out, n)
-			}
-		}
-		if len(out) > 0 {
-			break
-		}
+// Resume lets them go on.
+func (i *instance) Resume(ctx context.Context) error {
+	g, err := i.group()
+	if err != nil {
+		return err
 	}
-	return out
+	return g.Thaw()
 }
 
-func killCgroup(path string, pid int) {
-	for k := 0; k < 100; k++ {
-		ps := cgroupPids(path)
-		if len(ps) == 0 {
-			return
-		}
-		for _, p := range ps {
-			_ = unix.Kill(p, unix.SIGKILL)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-}
-
-func removeCgroup(path string) error {
-	var last error
-	for _, h := range hierarchies() {
-		if err := os.Remove(filepath.Join(h, path)); err != nil && !os.IsNotExist(err) {
-			last = err
-		}
-	}
-	return last
-}
-
-var errLater = fmt.Errorf("cgroup abilities: %w", errdefs.ErrNotImplemented)
-
-func (i *instance) Pause(ctx context.Context) error  { return errLater }
-func (i *instance) Resume(ctx context.Context) error { return errLater }
+// Stats reads the counters.
 func (i *instance) Stats(ctx context.Context) (*container.StatsResponse, error) {
-	return nil, errLater
+	g, err := i.group()
+	if err != nil {
+		return nil, err
+	}
+	return g.Stats()
 }
-func (i *instance) Pids(ctx context.Context) ([]int, error)                 { return cgroupPids(i.d.cgroup(i.id)), nil }
-func (i *instance) Update(ctx context.Context, r container.Resources) error { return errLater }
-func (i *instance) OOM(ctx context.Context) (uint64, error)                 { return 0, errLater }
+
+// Pids lists the processes.
+func (i *instance) Pids(ctx context.Context) ([]int, error) {
+	g, err := i.group()
+	if err != nil {
+		return nil, err
+	}
+	return g.Pids()
+}
+
+// Update changes live limits.
+func (i *instance) Update(ctx context.Context, r container.Resources) error {
+	g, err := i.group()
+	if err != nil {
+		return err
+	}
+	return g.Update(cgroup.FromDocker(&r))
+}
+
+// OOM counts the processes that the kernel killed for memory. After the end
+// too, until Release.
+func (i *instance) OOM(ctx context.Context) (uint64, error) {
+	b, err := i.theBundle()
+	if err != nil {
+		return 0, err
+	}
+	g, err := i.d.group(i.id, b)
+	if err != nil {
+		return 0, err
+	}
+	return g.OOM()
+}
+
+// complete adds to a bad exit whether memory was the reason: the cgroup is
+// there until Release.
+func (i *instance) complete(e model.Exit) model.Exit {
+	if e.Code != 0 && !e.OOMKilled {
+		n, err := i.OOM(context.Background())
+		e.OOMKilled = err == nil && n > 0
+	}
+	return e
+}

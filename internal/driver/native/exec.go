@@ -44,7 +44,11 @@ func (i *instance) Exec(ctx context.Context, e *model.ExecSpec) (driver.Process,
 	if err != nil {
 		return nil, err
 	}
-	p, err := prepare.Exec(b, e, i.d.cgroup(i.id), prepare.Options{})
+	path, err := i.d.cgroupPath(b)
+	if err != nil {
+		return nil, err
+	}
+	p, err := prepare.Exec(b, e, path, prepare.Options{})
 	if err != nil {
 		return nil, err
 	}

@@ -71,9 +71,9 @@ func (i *instance) hold(r *monitorapi.Reader, conn io.Closer) {
 	err := r.Expect(monitorapi.ExitFrame, &e)
 	_ = conn.Close()
 	if err != nil {
-		e = i.d.lost(i.id, i.pid)
+		e = i.d.lost(i.id)
 	}
-	i.exit = e
+	i.exit = i.complete(e)
 	close(i.done)
 }
 
@@ -94,12 +94,15 @@ func (i *instance) Wait(ctx context.Context) (model.Exit, error) {
 
 // lost finds out how an instance ended whose monitor does not answer: by the
 // exit file, or else the monitor was killed and the container is ended too.
-func (d *Driver) lost(id model.ID, pid int) model.Exit {
+func (d *Driver) lost(id model.ID) model.Exit {
 	if e, err := d.readExit(id); err == nil {
 		return e
 	}
 	d.killNoted(id)
-	killCgroup(d.cgroup(id), pid)
+	b, _ := d.bundle(id)
+	if g, err := d.group(id, b); err == nil {
+		_ = g.Kill() // what does not end now, Release tells of
+	}
 	e := model.Exit{Code: 137, At: time.Now().UTC(),
 		Error: "the container's monitor process was killed, so the container was ended" + d.lastWords(id)}
 	if p, err := json.Marshal(e); err == nil {
@@ -151,7 +154,7 @@ func (d *Driver) Recover(ctx context.Context, id model.ID) (driver.Instance, err
 		if !errors.Is(err, os.ErrNotExist) {
 			return nil, err
 		}
-		if !hasCgroup(d.cgroup(id)) {
+		if g, gerr := d.group(id, nil); gerr != nil || !g.Exists() {
 			return nil, fmt.Errorf("no trace of instance %s: %w", id.Short(), errdefs.ErrNotFound)
 		}
 	}
@@ -161,7 +164,7 @@ func (d *Driver) Recover(ctx context.Context, id model.ID) (driver.Instance, err
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		i.exit = d.lost(id, 0)
+		i.exit = i.complete(d.lost(id))
 		close(i.done)
 	} else {
 		i.pid = rep.Pid
@@ -233,21 +236,40 @@ func (d *Driver) keepBundle(b *model.Bundle) error {
 	return os.WriteFile(filepath.Join(d.dir(b.ID), bundleName), p, 0o600)
 }
 
-// theBundle returns the bundle of the start.
-func (i *instance) theBundle() (*model.Bundle, error) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.bundle != nil {
-		return i.bundle, nil
+// bundle reads the bundle of id's start.
+func (d *Driver) bundle(id model.ID) (*model.Bundle, error) {
+	if i := d.get(id); i != nil {
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		if i.bundle != nil {
+			return i.bundle, nil
+		}
 	}
-	p, err := os.ReadFile(filepath.Join(i.d.dir(i.id), bundleName))
+	p, err := os.ReadFile(filepath.Join(d.dir(id), bundleName))
 	if err != nil {
 		return nil, err
 	}
 	b := new(model.Bundle)
 	if err := json.Unmarshal(p, b); err != nil {
-		return nil, fmt.Errorf("%s of %s: %w", bundleName, i.id.Short(), err)
+		return nil, fmt.Errorf("%s of %s: %w", bundleName, id.Short(), err)
 	}
+	return b, nil
+}
+
+// theBundle returns the bundle of the start.
+func (i *instance) theBundle() (*model.Bundle, error) {
+	i.mu.Lock()
+	b := i.bundle
+	i.mu.Unlock()
+	if b != nil {
+		return b, nil
+	}
+	b, err := i.d.bundle(i.id)
+	if err != nil {
+		return nil, err
+	}
+	i.mu.Lock()
 	i.bundle = b
+	i.mu.Unlock()
 	return b, nil
 }

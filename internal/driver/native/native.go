@@ -48,8 +48,8 @@ type Options struct {
 	Monitor string
 	// ExecRoot is where instances live, /run/wharf. Made if missing.
 	ExecRoot string
-	// CgroupParent is the cgroup below which containers' cgroups are made,
-	// relative to each hierarchy's root. Default "wharf".
+	// CgroupParent is the cgroup below which containers' cgroups are made
+	// whose spec gives no path, and where sweeps look. Default "wharf".
 	CgroupParent string
 }
 
@@ -90,9 +90,6 @@ func New(o Options) (*Driver, error) {
 func (d *Driver) Isolation() model.Isolation { return model.IsolationContainer }
 
 func (d *Driver) dir(id model.ID) string { return filepath.Join(d.instances, string(id)) }
-
-// cgroup is id's cgroup path below each hierarchy.
-func (d *Driver) cgroup(id model.ID) string { return d.opts.CgroupParent + "/" + string(id) }
 
 func (d *Driver) put(i *instance) {
 	d.mu.Lock()

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"wharf/internal/model"
+	"wharf/internal/runtime/cgroup"
 )
 
 // pidName is a file with the main process's pid and start time, for a monitor
@@ -29,10 +30,17 @@ func (d *Driver) Release(ctx context.Context, id model.ID) error {
 	if err := checkID(id); err != nil {
 		return err
 	}
-	if err := d.end(ctx, id); err != nil {
-		return fmt.Errorf("release %s: %w", id.Short(), err)
+	b, _ := d.bundle(id)
+	g, err := d.group(id, b)
+	if err == nil {
+		err = d.end(ctx, id, g)
 	}
-	if err := removeCgroup(d.cgroup(id)); err != nil {
+	if err == nil {
+		// Kills, too: processes that shared another container's pid
+		// namespace, or the host's, do not end with the first one.
+		err = g.Remove()
+	}
+	if err != nil {
 		return fmt.Errorf("release %s: %w", id.Short(), err)
 	}
 	if err := os.RemoveAll(d.dir(id)); err != nil {
@@ -45,7 +53,7 @@ func (d *Driver) Release(ctx context.Context, id model.ID) error {
 }
 
 // end kills id's processes and returns when its exit is recorded.
-func (d *Driver) end(ctx context.Context, id model.ID) error {
+func (d *Driver) end(ctx context.Context, id model.ID, g *cgroup.Group) error {
 	found, err := d.Recover(ctx, id)
 	if errdefs.IsNotFound(err) {
 		return nil
@@ -55,15 +63,14 @@ func (d *Driver) end(ctx context.Context, id model.ID) error {
 	}
 	i := found.(*instance)
 	if i.Pid() == 0 {
-		// Processes that shared another container's pid namespace, or the
-		// host's, do not end with the first one.
-		killCgroup(d.cgroup(id), 0)
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, endTime)
 	defer cancel()
 	_ = i.Signal(ctx, syscall.SIGKILL)
-	killCgroup(d.cgroup(id), 0)
+	if err := g.Kill(); err != nil {
+		return err
+	}
 	if _, err := i.Wait(ctx); err != nil {
 		return fmt.Errorf("its process %d does not end: %w", i.pid, err)
 	}

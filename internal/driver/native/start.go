@@ -98,7 +98,11 @@ func (t *trace) add(name string) {
 
 // message encodes the Start frame.
 func (d *Driver) message(ctx context.Context, b *model.Bundle, s *sandbox) ([]byte, error) {
-	p, err := prepare.Container(b, d.cgroup(b.ID), prepare.Options{})
+	path, err := d.cgroupPath(b)
+	if err != nil {
+		return nil, err
+	}
+	p, err := prepare.Container(b, path, prepare.Options{})
 	if err != nil {
 		return nil, err
 	}
