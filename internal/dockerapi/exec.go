@@ -43,9 +43,10 @@ func (s *server) execCreate(c *call) error {
 }
 
 // execStart starts an exec. Once the exec is known to exist the connection is
-// taken over whatever happens: clients show what comes through it and ask for
-// the exit code afterwards (127 for a command that is not there), but of a
-// plain answer they show nothing but its status.
+// taken over, before the start, whatever that brings: clients show what comes
+// through it and ask for the exit code afterwards (127 for a command that is
+// not there), but of a plain answer they show nothing but its status. And
+// docker-py loses output that arrives together with the header.
 func (s *server) execStart(c *call) error {
 	var r container.ExecStartRequest
 	if err := c.body(&r); err != nil {
@@ -64,18 +65,15 @@ func (s *server) execStart(c *call) error {
 	if err != nil {
 		return err
 	}
-	stream, failed := s.Containers.ExecStart(c.ctx(), c.name, false, r.ConsoleSize)
 	w, err := c.hijack(!r.Tty)
 	if err != nil {
-		if failed == nil {
-			_ = stream.Close()
-		}
 		return err
 	}
-	if failed != nil {
+	stream, err := s.Containers.ExecStart(c.ctx(), c.name, false, r.ConsoleSize)
+	if err != nil {
 		defer w.finish()
 		out := frames{w: w, multi: !r.Tty}
-		return c.ended(out.write(model.Stderr, []byte(failed.Error()+"\r\n")))
+		return c.ended(out.write(model.Stderr, []byte(err.Error()+"\r\n")))
 	}
 	ses := &session{stream: stream, stdin: e.OpenStdin, multi: !r.Tty}
 	if e.ProcessConfig != nil && e.ProcessConfig.Tty {
