@@ -184,18 +184,20 @@ func (c *creation) program(l *launch) {
 			p.before = append(p.before, setnsCall(j, false, first[j.fd]))
 		}
 	}
-	if c.user >= 0 {
-		p.before = append(p.before, becomeRoot()...)
-	}
 	if c.newNS["time"] {
 		p.before = append(p.before, call{nr: unix.SYS_UNSHARE, a: [6]uintptr{unix.CLONE_NEWTIME}, name: "new time namespace"})
-		if c.p.TimeOffset != "" {
+		if c.p.TimeOffset != "" { // writable for the host's root only, so before the ids change
 			at := ^uintptr(99) // AT_FDCWD
 			p.before = append(p.before,
-				call{nr: unix.SYS_OPENAT, a: [6]uintptr{at, p.ptr("/proc/self/timens_offsets"), unix.O_WRONLY}, name: "open timens_offsets"},
-				call{nr: unix.SYS_WRITE, fd: len(p.before) + 1, a: [6]uintptr{0, p.ptr(c.p.TimeOffset), uintptr(len(c.p.TimeOffset))}, name: "set time offsets"},
-				call{nr: unix.SYS_CLOSE, fd: len(p.before) + 1, name: "close"})
+				call{nr: unix.SYS_OPENAT, a: [6]uintptr{at, p.ptr("/proc/self/timens_offsets"), unix.O_WRONLY}, name: "open timens_offsets"})
+			fd := len(p.before)
+			p.before = append(p.before,
+				call{nr: unix.SYS_WRITE, fd: fd, a: [6]uintptr{0, p.ptr(c.p.TimeOffset), uintptr(len(c.p.TimeOffset))}, name: "set time offsets"},
+				call{nr: unix.SYS_CLOSE, fd: fd, name: "close"})
 		}
+	}
+	if c.user >= 0 {
+		p.before = append(p.before, becomeRoot()...)
 	}
 }
 

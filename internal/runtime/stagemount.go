@@ -25,13 +25,17 @@ func (s *stage) mount(m *StageMount) error {
 	if err != nil {
 		return err
 	}
+	if fd < 0 {
+		return nil
+	}
 	if own {
 		defer unix.Close(fd)
 	}
 	return s.place(m, fd)
 }
 
-// source is the detached mount to move. own: made here.
+// source is the detached mount to move, -1 for one that has to be left out.
+// own: made here.
 func (s *stage) source(m *StageMount) (fd int, own bool, err error) {
 	if m.Slot >= 0 {
 		if m.Slot >= len(s.mounts) {
@@ -42,7 +46,11 @@ func (s *stage) source(m *StageMount) (fd int, own bool, err error) {
 	fd, err = newMount(m.FS, m.Source, m.Data, m.Attr)
 	if err != nil && m.Fallback != "" && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)) {
 		fd, err = hostMount(m.Fallback)
-		if err == nil {
+		switch {
+		case errors.Is(err, unix.ENOENT):
+			s.warn("%s cannot be mounted in this user namespace, and the host has no %s: left out", m.FS, m.Fallback)
+			return -1, false, nil
+		case err == nil:
 			s.warn("%s cannot be mounted in this user namespace; the host's %s is shown read-only", m.FS, m.Fallback)
 		}
 	}

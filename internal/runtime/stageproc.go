@@ -147,10 +147,7 @@ func (s *stage) openConsole() error {
 	if err := unix.IoctlSetPointerInt(master, unix.TIOCSPTLCK, 0); err != nil {
 		return fmt.Errorf("unlock terminal: %w", err)
 	}
-	slave, err := unix.IoctlRetInt(master, unix.TIOCGPTPEER)
-	if err != nil || slave <= 0 {
-		slave, err = ptPeer(master)
-	}
+	slave, err := ptPeer(master)
 	if err != nil {
 		return fmt.Errorf("open terminal's other end: %w", err)
 	}
@@ -158,6 +155,7 @@ func (s *stage) openConsole() error {
 	return nil
 }
 
+// ptPeer opens the other end without any path.
 func ptPeer(master int) (int, error) {
 	r, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(master), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
 	if e != 0 {
