@@ -16,7 +16,9 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"strings"
 
+	clog "github.com/containerd/log"
 	"github.com/spf13/pflag"
 
 	"wharf/internal/config"
@@ -59,10 +61,11 @@ func main() {
 
 // release is the version in the form that clients parse.
 func release() string {
-	if version == "dev" {
-		return "0.0.0-dev"
+	v := strings.TrimPrefix(version, "v")
+	if v == "" || v[0] < '0' || v[0] > '9' || !strings.Contains(v, ".") {
+		return "0.0.0-" + version // a commit: clients want three numbers
 	}
-	return version
+	return v
 }
 
 func orNone(s string) string {
@@ -75,6 +78,16 @@ func orNone(s string) string {
 func setLevel(l *slog.LevelVar, c *config.Config) {
 	// Names were checked by config; slog knows the same four.
 	_ = l.UnmarshalText([]byte(c.LogLevel))
+	// containerd's libraries have a logger of their own; what they take for
+	// worth an "info" is detail here.
+	lib := clog.WarnLevel
+	if c.LogLevel == "debug" {
+		lib = clog.DebugLevel
+	}
+	_ = clog.SetLevel(lib.String())
+	if c.LogFormat == "json" {
+		_ = clog.SetFormat(clog.JSONFormat)
+	}
 }
 
 func logHandler(c *config.Config, level *slog.LevelVar) slog.Handler {
