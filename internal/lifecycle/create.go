@@ -95,7 +95,7 @@ func (s creator) decide(ctx context.Context, in plan.CreateInput) (model.Contain
 		s.ids.hold(in.ID, c.IDs) // none, or another container's
 	}
 	if err := s.networks.Check(ctx, c.HostConfig.NetworkMode, c.Endpoints); err != nil {
-		return c, nil, err
+		return c, nil, mistaken(err)
 	}
 	return c, warnings, nil
 }

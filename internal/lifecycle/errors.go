@@ -57,11 +57,26 @@ func wrap(err error, format string, args ...any) error {
 	return &wrapped{text: fmt.Sprintf(format, args...), err: err}
 }
 
+// mistaken keeps a "not found" that is not the image's from looking like it:
+// docker run answers any "not found" at create by pulling the image.
+func mistaken(err error) error {
+	if errdefs.IsNotFound(err) {
+		return invalid("%s", err)
+	}
+	return err
+}
+
+// taskFailed and execFailed begin the texts of failed starts, as Docker's do.
+const (
+	taskFailed = "failed to create task for container"
+	execFailed = "OCI runtime exec failed"
+)
+
 // startError gives a failed start its exit code and the text by which Docker's
 // clients tell 125, 126 and 127 apart: run looks for "executable file not
 // found", "no such file or directory" (127), "permission denied", "is a
 // directory" (126); everything else is 125.
-func startError(err error) (code int, out error) {
+func startError(what string, err error) (code int, out error) {
 	var se *driver.StartError
 	if !errors.As(err, &se) {
 		return 128, err
@@ -73,7 +88,7 @@ func startError(err error) (code int, out error) {
 	case se.Code == 126 && !containsAny(text, "permission denied", "is a directory"):
 		text += ": permission denied"
 	}
-	return se.Code, errdefs.ErrInvalidArgument.WithMessage("failed to create task for container: " + text)
+	return se.Code, errdefs.ErrInvalidArgument.WithMessage(what + ": " + text)
 }
 
 func containsAny(s string, words ...string) bool {

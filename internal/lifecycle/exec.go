@@ -134,7 +134,7 @@ func (x *execs) ExecStart(ctx context.Context, id string, detach bool, size *[2]
 	p, err := x.launch(ctx, ex, c, size)
 	if err != nil {
 		code := 126
-		if n, text := startError(err); isStartError(err) {
+		if n, text := startError(execFailed, err); isStartError(err) {
 			code, err = n, text
 		}
 		ex.done(nil, code)

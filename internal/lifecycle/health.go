@@ -29,8 +29,8 @@ const (
 	defaultProbes = 30 * time.Second
 )
 
-// health checks containers. Results live in the record but are written to disk
-// only with the next change of state: they are worth no write of their own.
+// health checks containers. Results live in the record; on disk it is written
+// when the status changes, not for every check.
 type health struct {
 	*core
 	execs   *execs
@@ -201,13 +201,14 @@ func (h *health) result(ctx context.Context, e *entry, k *check, res *container.
 		return
 	}
 	before, after := c.State.Health.Status, judge(c.State, k, res)
-	next := *c
-	next.State.Health = after
-	e.rec.Store(&next)
 	if before == after.Status {
+		next := *c
+		next.State.Health = after
+		e.rec.Store(&next) // in memory: a result is worth no write
 		return
 	}
-	h.event(&next, events.Action(string(events.ActionHealthStatus)+": "+string(after.Status)), nil)
+	h.force(ctx, e, func(c *model.Container) { c.State.Health = after })
+	h.event(e.record(), events.Action(string(events.ActionHealthStatus)+": "+string(after.Status)), nil)
 	if after.Status == container.Unhealthy {
 		h.act(e)
 	}

@@ -59,7 +59,7 @@ func (c *core) lookup() plan.Lookup {
 		Container: func(ref string) (model.Container, error) {
 			e, err := c.index.find(ref)
 			if err != nil {
-				return model.Container{}, err
+				return model.Container{}, mistaken(err)
 			}
 			return *e.record(), nil
 		},

@@ -105,7 +105,7 @@ func (s *starter) start(ctx context.Context, e *entry, byPerson bool, waited tim
 // failed notes why a start failed in the record, as Docker does: a container
 // that never ran stays "created", with the exit code that a shell would give.
 func (s *starter) failed(ctx context.Context, r *run, err error) error {
-	code, err := startError(err)
+	code, err := startError(taskFailed, err)
 	for _, l := range r.late {
 		l.fail()
 	}

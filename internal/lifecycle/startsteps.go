@@ -240,7 +240,7 @@ func (s *starter) makeInstance(ctx context.Context, r *run) (err error) {
 	r.sandbox = nil
 	r.inst, err = r.drv.Start(ctx, r.bundle, sb)
 	if err != nil && !isStartError(err) {
-		return wrap(err, "failed to create task for container")
+		return wrap(err, taskFailed)
 	}
 	return err
 }
