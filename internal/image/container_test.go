@@ -291,7 +291,9 @@ func TestGCKeepsWhatContainersStandOn(t *testing.T) {
 func countEntries(t testing.TB, p ...string) int {
 	t.Helper()
 	es, err := os.ReadDir(filepath.Join(p...))
-	must(t, err)
+	if !os.IsNotExist(err) {
+		must(t, err)
+	}
 	return len(es)
 }
 
