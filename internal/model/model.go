@@ -8,6 +8,7 @@ package model
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"net/netip"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
@@ -143,6 +144,7 @@ type Endpoint struct {
 	Interface string                    `json:"interface"` // name inside, eth0
 	HostLink  string                    `json:"hostLink,omitempty"`
 	Ports     network.PortMap           `json:"ports,omitempty"`     // published, with the host ports chosen
+	DNS       []netip.Addr              `json:"dns,omitempty"`       // servers that the network's own server asks for the container
 	Container string                    `json:"container,omitempty"` // its name, for network inspect
 }
 

@@ -1,6 +1,7 @@
 package model
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
@@ -104,6 +105,7 @@ type AttachNetworks struct {
 	Want     map[string]*network.EndpointSettings
 	Ports    network.PortMap // HostConfig.PortBindings, with PublishAllPorts expanded
 	Sysctls  map[string]string
+	DNS      []netip.Addr // HostConfig.DNS: servers that a user-defined network's own server asks for this container; none: the daemon's or the host's
 }
 
 // Root is a directory that is some container's "/". IDs is set when files

@@ -115,6 +115,7 @@ func (r *Room) reserveOne(q model.AttachNetworks, name string, want *network.End
 			return nil, err
 		}
 		s.DNSNames = dnsNames(n, q, s)
+		e.DNS = q.DNS
 	}
 	r.held[q.ID][n.rec.ID] = e
 	return e, nil
@@ -259,7 +260,10 @@ func (r *Room) wire(path string, eps []*endpoint, fresh bool, sysctls map[string
 			return err
 		}
 	}
-	return c.do(insideRequests(eps, index, fresh)...)
+	if err := c.do(insideRequests(eps, index, fresh)...); err != nil {
+		return err
+	}
+	return r.namesInside(ns, eps)
 }
 
 // addLink makes the veth pair of e.

@@ -75,6 +75,7 @@ func (r *Room) ensure(n *net) (int, error) {
 		return 0, fmt.Errorf("bridge %s: %w", n.link(), explain(err))
 	}
 	n.live.Store(true)
+	r.serveNames(n)
 	if err := r.fw.apply(); err != nil {
 		r.warn("no nftables: containers cannot reach other machines unless the host translates and forwards for them, and published ports do not work (%v)", err)
 	}

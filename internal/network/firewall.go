@@ -34,6 +34,7 @@ type ruleNet struct {
 	icc        bool
 	masquerade bool
 	internal   bool
+	dns        uint16 // port of the network's name server, 0 without
 }
 
 // portRule sends a host port to a container. An unspecified host address
@@ -186,7 +187,7 @@ func (r *Room) ruleset() ruleset {
 		if !n.isBridge() || !n.live.Load() {
 			continue
 		}
-		rn := ruleNet{bridge: n.link(), icc: n.flag(optICC), masquerade: n.flag(optMasquerade), internal: n.rec.Internal}
+		rn := ruleNet{bridge: n.link(), icc: n.flag(optICC), masquerade: n.flag(optMasquerade), internal: n.rec.Internal, dns: uint16(n.dnsAt.Load())}
 		for _, c := range n.rec.IPAM.Config {
 			rn.subnets = append(rn.subnets, c.Subnet)
 		}

@@ -19,6 +19,7 @@ type inside struct {
 	noIPv6  []string // interfaces that get none
 	all     bool     // these are all of them
 	changed bool     // before turned the default off
+	names   []string // interfaces by which the container asks for names
 	keys    []string // of sysctls, in order
 	sysctls map[string]string
 }
@@ -28,6 +29,9 @@ const defaultDisableIPv6 = "/proc/sys/net/ipv6/conf/default/disable_ipv6"
 func newInside(eps []*endpoint, sysctls map[string]string) *inside {
 	in := &inside{all: true, sysctls: sysctls}
 	for _, e := range eps {
+		if e.asksNames() {
+			in.names = append(in.names, e.Interface)
+		}
 		switch {
 		case e.HostLink == "":
 		case e.Settings.GlobalIPv6Address.IsValid():
@@ -66,7 +70,7 @@ func (in *inside) before(*rtnl) error {
 
 // again reports whether after has anything to do.
 func (in *inside) again() bool {
-	return in.changed || len(in.keys) > 0 || !in.all && len(in.noIPv6) > 0
+	return in.changed || len(in.keys) > 0 || len(in.names) > 0 || !in.all && len(in.noIPv6) > 0
 }
 
 // after runs when the links are there and before they are up.
@@ -81,6 +85,11 @@ func (in *inside) after() error {
 			if err := setFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", "1"); err != nil && !errors.Is(err, os.ErrNotExist) {
 				return err
 			}
+		}
+	}
+	for _, name := range in.names {
+		if err := setFile("/proc/sys/net/ipv4/conf/"+name+"/route_localnet", "1"); err != nil {
+			return err
 		}
 	}
 	for _, k := range in.keys {

@@ -181,6 +181,8 @@ func (r *Room) discard(n *net) error {
 	if err := r.store.remove(n.rec.ID); err != nil {
 		return err
 	}
+	n.dns.close()
+	n.dns = nil
 	if n.isBridge() && (n.live.Load() || n.rec.Options[optName] == "") {
 		if err := r.removeLink(n.link()); err != nil {
 			return err

@@ -49,7 +49,7 @@ func (b *tableBuilder) build(rs ruleset) {
 	closed := b.ifnames("internal", rs.nets, func(n ruleNet) bool { return n.internal })
 	b.forward(rs.nets, closed)
 	b.postrouting(rs.nets)
-	b.publish(rs.ports)
+	b.publish(rs.nets, rs.ports)
 	guard := b.chain("guard", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, -310)
 	b.rule(guard, iif(), in(b.bridges), daddr(netip.MustParsePrefix("127.0.0.0/8")), verdict(expr.VerdictDrop))
 }
@@ -139,7 +139,7 @@ func (p portRule) element() nftables.SetElement {
 	return nftables.SetElement{Key: key, Val: append(val, 0, 0)}
 }
 
-func (b *tableBuilder) publish(ports []portRule) {
+func (b *tableBuilder) publish(nets []ruleNet, ports []portRule) {
 	elements := map[string][]nftables.SetElement{}
 	for _, p := range ports {
 		s := portMap(b.table, p)
@@ -147,6 +147,14 @@ func (b *tableBuilder) publish(ports []portRule) {
 	}
 	pre := b.chain("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, -100)
 	out := b.chain("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, -100)
+	for _, n := range nets {
+		if n.dns == 0 {
+			continue
+		}
+		for _, proto := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
+			b.rule(pre, iif(), name(n.bridge), localDaddr(), l4proto(proto), dport(53), redirect(n.dns))
+		}
+	}
 	for i, m := range portMaps {
 		s := portSet(b.table, i)
 		if err := b.conn.AddSet(s, elements[m.name]); err != nil && b.err == nil {
@@ -263,6 +271,28 @@ func localDaddr() part {
 	return part{
 		&expr.Fib{Register: 1, ResultADDRTYPE: true, FlagDADDR: true},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)},
+	}
+}
+
+func l4proto(p byte) part {
+	return part{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{p}},
+	}
+}
+
+func dport(n uint16) part {
+	return part{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(n)},
+	}
+}
+
+// redirect sends a packet to a port of the interface that it came in by.
+func redirect(port uint16) part {
+	return part{
+		&expr.Immediate{Register: 1, Data: binaryutil.BigEndian.PutUint16(port)},
+		&expr.Redir{RegisterProtoMin: 1},
 	}
 }
 

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -37,6 +39,8 @@ type Options struct {
 	NoIPForward   bool // leave net.ipv4.ip_forward alone
 	NoDefault     bool // there is no default bridge (dockerd's --bridge=none)
 	HostBindingIP netip.Addr
+	DNS           []netip.Addr // asked for names that are not containers'; none: those of ResolvConf
+	ResolvConf    string       // "/etc/resolv.conf"
 
 	// Publish receives the room's events; nil drops them.
 	Publish func(typ events.Type, action events.Action, id string, attrs map[string]string)
@@ -72,7 +76,9 @@ type net struct {
 	pools  []*pool     // guarded by Room.mu
 	live   atomic.Bool // its bridge was made or adopted: it has rules
 	making sync.Mutex
-	index  int // of the bridge; 0 until made; guarded by making
+	index  int           // of the bridge; 0 until made; guarded by making
+	dns    *nameServer   // guarded by making
+	dnsAt  atomic.Uint32 // the name server's port; 0 without
 }
 
 // endpoint is what a container holds on a network.
@@ -128,6 +134,9 @@ func (o *Options) defaults() {
 	if !o.HostBindingIP.IsValid() {
 		o.HostBindingIP = netip.IPv4Unspecified()
 	}
+	if o.ResolvConf == "" {
+		o.ResolvConf = "/etc/resolv.conf"
+	}
 	if o.Publish == nil {
 		o.Publish = func(events.Type, events.Action, string, map[string]string) {}
 	}
@@ -141,6 +150,14 @@ func (o *Options) defaults() {
 func (r *Room) Close() error {
 	r.sweep.close()
 	err := r.fw.close()
+	r.mu.Lock()
+	all := slices.Collect(maps.Values(r.nets))
+	r.mu.Unlock()
+	for _, n := range all {
+		n.making.Lock()
+		n.dns.close()
+		n.making.Unlock()
+	}
 	r.slow.Close()
 	return errors.Join(err, r.rt.close())
 }
