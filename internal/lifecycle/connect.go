@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
@@ -30,9 +31,13 @@ func (s connector) Connect(ctx context.Context, name, ref string, want *network.
 	if want == nil {
 		want = &network.EndpointSettings{}
 	}
-	one := map[string]*network.EndpointSettings{name: want.Copy()}
-	if err := s.networks.Check(ctx, container.NetworkMode(name), one); err != nil {
+	one, err := s.checked(ctx, container.NetworkMode(name), map[string]*network.EndpointSettings{name: want.Copy()})
+	if err != nil {
 		return err
+	}
+	name = slices.Collect(maps.Keys(one))[0] // the client may have used the id
+	if _, ok := c.Endpoints[name]; ok {
+		return conflict("endpoint with name %s already exists in network %s", c.Name, name)
 	}
 	all := maps.Clone(c.Endpoints)
 	if all == nil {
@@ -68,10 +73,27 @@ func (s connector) connectable(c *model.Container, name string) error {
 	case mode.IsNone() && c.State.Running() || name == network.NetworkNone:
 		return conflict("container cannot be connected to multiple networks with one of the networks in private (none) mode")
 	}
-	if _, ok := c.Endpoints[name]; ok {
-		return conflict("endpoint with name %s already exists in network %s", c.Name, name)
-	}
 	return nil
+}
+
+// checked asks the network room whether the endpoints can be, and returns them
+// by the networks' names: a client may have used an id.
+func (c *core) checked(ctx context.Context, mode container.NetworkMode, want map[string]*network.EndpointSettings) (map[string]*network.EndpointSettings, error) {
+	if err := c.networks.Check(ctx, mode, want); err != nil {
+		return nil, err
+	}
+	out := make(map[string]*network.EndpointSettings, len(want))
+	for key, s := range want {
+		if s != nil && strings.HasPrefix(s.NetworkID, key) {
+			n, err := c.networks.Inspect(ctx, key, false)
+			if err != nil {
+				return nil, err
+			}
+			key = n.Name
+		}
+		out[key] = s
+	}
+	return out, nil
 }
 
 // Disconnect takes a container off a network.
@@ -103,7 +125,7 @@ func (s connector) Disconnect(ctx context.Context, name, ref string, force bool)
 // endpointKey finds the endpoint on the network with this name or id.
 func endpointKey(c *model.Container, ref string) (string, bool) {
 	for name, ep := range endpoints(c) {
-		if name == ref || ref != "" && ep.NetworkID == ref {
+		if name == ref || len(ref) >= 4 && strings.HasPrefix(ep.NetworkID, ref) {
 			return name, true
 		}
 	}

@@ -94,10 +94,8 @@ func (s creator) decide(ctx context.Context, in plan.CreateInput) (model.Contain
 	if c.IDs != ids {
 		s.ids.hold(in.ID, c.IDs) // none, or another container's
 	}
-	if err := s.networks.Check(ctx, c.HostConfig.NetworkMode, c.Endpoints); err != nil {
-		return c, nil, mistaken(err)
-	}
-	return c, warnings, nil
+	c.Endpoints, err = s.checked(ctx, c.HostConfig.NetworkMode, c.Endpoints)
+	return c, warnings, mistaken(err)
 }
 
 // name takes the wanted name, or picks one.

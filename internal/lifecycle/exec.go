@@ -87,7 +87,7 @@ func (x *execs) ExecCreate(_ context.Context, ref string, r model.ExecRequest) (
 
 // tell publishes "exec_create: cmd args" and its like.
 func (x *execs) tell(e *entry, a events.Action, id model.ID, r model.ExecRequest) {
-	x.event(e.record(), events.Action(string(a)+": "+strings.Join(r.Cmd, " ")), map[string]string{"execID": string(id)})
+	x.event(e.record(), events.Action(string(a)+": "+r.Cmd[0]+" "+strings.Join(r.Cmd[1:], " ")), map[string]string{"execID": string(id)})
 }
 
 // expire forgets what ended long ago, or was created in a container that is

@@ -198,8 +198,17 @@ func (f fakeImages) Commit(_ context.Context, _ model.ID, _ model.Image, _ *ocis
 
 type fakeNetworks struct{ w *world }
 
-func (f fakeNetworks) Check(context.Context, container.NetworkMode, map[string]*network.EndpointSettings) error {
+func (f fakeNetworks) Check(_ context.Context, _ container.NetworkMode, want map[string]*network.EndpointSettings) error {
+	for name, s := range want {
+		s.NetworkID = "net-" + strings.TrimPrefix(name, "net-")
+	}
 	return f.w.step("check")
+}
+
+func (f fakeNetworks) Inspect(_ context.Context, ref string, _ bool) (*network.Inspect, error) {
+	n := &network.Inspect{}
+	n.Name = strings.TrimPrefix(ref, "net-")
+	return n, nil
 }
 
 func (f fakeNetworks) Attach(_ context.Context, r AttachNetworks) ([]model.Endpoint, error) {

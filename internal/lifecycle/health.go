@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -152,14 +151,15 @@ func (h *health) probe(ctx context.Context, e *entry, inst driver.Instance, k *c
 	if err != nil {
 		return failed("%v", err)
 	}
-	h.event(c, events.Action(string(events.ActionExecCreate)+": "+strings.Join(k.cmd, " ")), map[string]string{"execID": string(spec.ID)})
+	req := model.ExecRequest{Cmd: k.cmd}
+	h.execs.tell(e, events.ActionExecCreate, spec.ID, req)
 	begin, cancel := context.WithTimeout(ctx, healthStart)
 	defer cancel()
 	p, err := inst.Exec(begin, spec)
 	if err != nil {
 		return failed("%v", err)
 	}
-	h.event(c, events.Action(string(events.ActionExecStart)+": "+strings.Join(k.cmd, " ")), map[string]string{"execID": string(spec.ID)})
+	h.execs.tell(e, events.ActionExecStart, spec.ID, req)
 	out := &limited{}
 	drained := make(chan struct{})
 	go func() { out.drain(p.Stream()); close(drained) }()

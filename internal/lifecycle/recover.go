@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
@@ -27,6 +28,9 @@ type recoverer struct {
 // recoverers is how many containers are taken up at once: the work is mostly
 // waiting for monitors' sockets.
 const recoverers = 32
+
+// retryTime is how long to wait before a monitor is asked again.
+const retryTime = 5 * time.Second
 
 // run reads the records, takes up what runs, finishes what was half done,
 // releases what has no record, and then starts what the restart policies
@@ -148,7 +152,9 @@ func (r *recoverer) running(ctx context.Context, e *entry) error {
 	}
 	inst, err := d.Recover(ctx, e.id)
 	if err != nil && !errdefs.IsNotFound(err) {
-		// It may run. Leave the record as it is rather than start a second one.
+		// It may run. The record stays as it is, rather than a second one being
+		// started; rm -f ends it.
+		go r.later(e)
 		return wrap(err, "take up %s", e.id.Short())
 	}
 	if err != nil {
@@ -172,6 +178,27 @@ func (r *recoverer) running(ctx context.Context, e *entry) error {
 	}
 	go r.exits.watch(e, inst)
 	return nil
+}
+
+// later tries again to take up a run whose monitor did not answer.
+func (r *recoverer) later(e *entry) {
+	select {
+	case <-r.life.Done():
+		return
+	case <-time.After(retryTime):
+	}
+	if e.lock(r.life) != nil {
+		return
+	}
+	defer e.unlock()
+	if _, err := e.instance(); err == nil || !e.record().State.Running() {
+		return
+	}
+	ctx, cancel := r.detach(r.life)
+	defer cancel()
+	if err := r.running(ctx, e); err != nil {
+		r.slog.WarnContext(ctx, "container still not recovered", "id", e.id, "err", err)
+	}
 }
 
 // release gives back what a container that does not run still holds.

@@ -1,10 +1,12 @@
 package lifecycle
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 
 	"wharf/internal/model"
@@ -213,5 +215,49 @@ func BenchmarkStart(b *testing.B) {
 		if err := e.Remove(bg, id, model.RemoveRequest{Force: true}); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// TestRecoverUnanswered: a monitor that does not answer leaves the container
+// "running", and removable by force.
+func TestRecoverUnanswered(t *testing.T) {
+	w := newWorld(t)
+	e := w.engine()
+	id := started(t, e, "x", nil)
+	e.Close()
+	e = w.engine()
+	w.fail["recover"] = errors.New("no answer")
+	if err := e.Recover(bg); err != nil {
+		t.Fatal(err)
+	}
+	if got := phase(e, id); got != container.StateRunning {
+		t.Errorf("it is %s", got)
+	}
+	if err := e.Start(bg, id); !errdefs.IsNotModified(err) {
+		t.Errorf("start: %v", err)
+	}
+	if err := e.Stop(bg, id, model.StopRequest{}); !errdefs.IsConflict(err) {
+		t.Errorf("stop: %v", err)
+	}
+	if err := e.Remove(bg, id, model.RemoveRequest{Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	w.clean()
+}
+
+// TestConnectByID: networks are known by name, whatever the client used.
+func TestConnectByID(t *testing.T) {
+	w := newWorld(t)
+	e := w.engine()
+	id := create(t, e, "x", nil)
+	if err := e.Connect(bg, "net-back", id, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Connect(bg, "back", id, nil); !errdefs.IsConflict(err) {
+		t.Errorf("connected twice: %v", err)
+	}
+	c, _ := e.Inspect(bg, id, false)
+	if c.NetworkSettings.Networks["back"] == nil {
+		t.Errorf("networks %v", c.NetworkSettings.Networks)
 	}
 }

@@ -48,6 +48,8 @@ type networks interface {
 	// Check says whether the requested endpoints can exist, without side
 	// effects, and fills in network ids.
 	Check(ctx context.Context, mode container.NetworkMode, want map[string]*network.EndpointSettings) error
+	// Inspect describes a network by name, id or prefix of an id.
+	Inspect(ctx context.Context, ref string, verbose bool) (*network.Inspect, error)
 	// Attach gives the container its links, addresses and routes in the
 	// namespace at netns. Everything it holds is keyed by id. Loopback is
 	// brought up too, also when want is empty.

@@ -250,7 +250,7 @@ func (s *stopper) killNow(ctx context.Context, e *entry) error {
 	}
 	inst, err := e.instance()
 	if err != nil {
-		return nil // not running
+		return s.killLost(ctx, e)
 	}
 	e.setStopped()
 	if err := s.send(ctx, e, syscall.SIGKILL, true); err != nil {
@@ -263,6 +263,26 @@ func (s *stopper) killNow(ctx context.Context, e *entry) error {
 		return wrap(err, "could not kill container")
 	}
 	s.exits.end(ctx, e, inst, exit, true)
+	return nil
+}
+
+// killLost ends a run that could not be taken up after a restart of the
+// daemon, because its monitor does not answer. It does nothing when there is
+// none.
+func (s *stopper) killLost(ctx context.Context, e *entry) error {
+	if !e.record().State.Running() {
+		return nil
+	}
+	d, err := s.driver(e.record())
+	if err != nil {
+		return err
+	}
+	if err := d.Release(ctx, e.id); err != nil {
+		return wrap(err, "could not kill container")
+	}
+	inst := lost{exit: model.Exit{Code: 137, At: s.now(), Error: "ended because its monitor did not answer"}}
+	e.began(inst)
+	s.exits.end(ctx, e, inst, inst.exit, true)
 	return nil
 }
 
