@@ -10,7 +10,9 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes"
@@ -77,24 +79,37 @@ func (s *Store) hosts(ctx context.Context, domain string, auth *registry.AuthCon
 		o.DefaultTLS = &tls.Config{InsecureSkipVerify: true} //nolint:gosec // asked for, or loopback
 		o.DefaultScheme = "http"
 	}
-	base := dconfig.ConfigureHosts(ctx, o)
-	return func(host string) ([]docker.RegistryHost, error) {
-		hs, err := base(host)
-		if err != nil {
-			return nil, fmt.Errorf("registry %s: %w", host, err)
+	hs, err := dconfig.ConfigureHosts(ctx, o)(domain)
+	if err != nil {
+		return nil, fmt.Errorf("registry %s: %w", domain, err)
+	}
+	if domain == "docker.io" {
+		hs = append(s.mirrors(), hs...)
+	}
+	one := &sync.Mutex{}
+	for i := range hs {
+		if auth != nil && auth.RegistryToken != "" && hs[i].Host == home {
+			hs[i].Authorizer = bearer(auth.RegistryToken)
+		} else if hs[i].Authorizer != nil {
+			hs[i].Authorizer = inTurn{hs[i].Authorizer, one}
 		}
-		if auth != nil && auth.RegistryToken != "" {
-			for i := range hs {
-				if hs[i].Host == home {
-					hs[i].Authorizer = bearer(auth.RegistryToken)
-				}
-			}
-		}
-		if domain == "docker.io" {
-			return append(s.mirrors(), hs...), nil
-		}
-		return hs, nil
-	}, nil
+	}
+	// The same hosts for every question of this operation: tokens and
+	// connections are used again.
+	return func(string) ([]docker.RegistryHost, error) { return slices.Clone(hs), nil }, nil
+}
+
+// inTurn asks for one token at a time: containerd's authorizer has a data race
+// between the goroutine that fetches a token and those that wait for it.
+type inTurn struct {
+	docker.Authorizer
+	mu *sync.Mutex
+}
+
+func (a inTurn) Authorize(ctx context.Context, r *http.Request) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.Authorizer.Authorize(ctx, r)
 }
 
 func (s *Store) updateClient(c *http.Client) error {
