@@ -47,7 +47,7 @@ type wrapped struct {
 	err  error
 }
 
-func (w *wrapped) Error() string { return w.text + ": " + w.err.Error() }
+func (w *wrapped) Error() string { return w.text + ": " + plain(w.err) }
 func (w *wrapped) Unwrap() error { return w.err }
 
 func wrap(err error, format string, args ...any) error {
@@ -56,6 +56,30 @@ func wrap(err error, format string, args ...any) error {
 	}
 	return &wrapped{text: fmt.Sprintf(format, args...), err: err}
 }
+
+// kinds are the errdefs kinds whose own words may end a text.
+var kinds = []error{
+	errdefs.ErrInvalidArgument, errdefs.ErrNotFound, errdefs.ErrConflict, errdefs.ErrNotImplemented, errdefs.ErrUnavailable,
+	errdefs.ErrPermissionDenied, errdefs.ErrFailedPrecondition, errdefs.ErrAlreadyExists, errdefs.ErrInternal, errdefs.ErrResourceExhausted,
+}
+
+// plain is err's text without the words of its kind at the end: they are for
+// programs, not for people.
+func plain(err error) string {
+	text := err.Error()
+	for _, k := range kinds {
+		if s, ok := strings.CutSuffix(text, ": "+k.Error()); ok && errors.Is(err, k) {
+			return s
+		}
+	}
+	return text
+}
+
+// cleaned is err with a plain text.
+type cleaned struct{ err error }
+
+func (c *cleaned) Error() string { return plain(c.err) }
+func (c *cleaned) Unwrap() error { return c.err }
 
 // mistaken keeps a "not found" that is not the image's from looking like it:
 // docker run answers any "not found" at create by pulling the image.
@@ -79,9 +103,9 @@ const (
 func startError(what string, err error) (code int, out error) {
 	var se *driver.StartError
 	if !errors.As(err, &se) {
-		return 128, err
+		return 128, &cleaned{err}
 	}
-	text := strings.TrimSuffix(err.Error(), ": "+errdefs.ErrInvalidArgument.Error()) // the kind, not for people
+	text := plain(err)
 	switch {
 	case se.Code == 127 && !containsAny(text, "executable file not found", "no such file or directory"):
 		text += ": executable file not found in $PATH"
