@@ -11,6 +11,7 @@ import (
 )
 
 func main() {
+	monitor.ResetSignals()
 	runtime.Main() // does not return in a stage
 	os.Exit(monitor.Main())
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"strconv"
 	"sync"
 	"syscall"
@@ -48,9 +47,8 @@ type monitor struct {
 func Main() int {
 	tr := trace{{Name: "monitor runs", At: time.Now().UnixNano()}}
 	// Signals for the terminal or service that the daemon runs in are not for
-	// us. Handlers, not SIG_IGN, because execve keeps the latter.
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT,
-		syscall.SIGTERM, syscall.SIGPIPE, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGTSTP)
+	// us.
+	ignoreSignals()
 	control, err := ours()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "wharf-monitor is started by wharfd and not by hand:", err)

@@ -169,6 +169,47 @@ func isZombie(pid int) bool {
 	return err == nil && strings.Contains(string(b), ") Z ")
 }
 
+// A monitor takes no notice of signals to everybody; its container starts with
+// the usual dispositions.
+func TestMonitorSignals(t *testing.T) {
+	g, m := target(t)
+	d := g.Driver.(*Driver)
+	b := m.New(t, "/bin/cat", "/proc/self/status")
+	b2 := m.New(t, "/bin/sleep", "100")
+	for _, x := range []*model.Bundle{b, b2} {
+		sb, err := d.Sandbox(context.Background(), x)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := d.Release(context.Background(), x.ID); err != nil {
+				t.Error(err)
+			}
+		})
+		i, err := d.Start(context.Background(), x, sb)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if x == b {
+			_, _ = i.Wait(context.Background())
+			log, _ := os.ReadFile(b.Log.Path)
+			for _, want := range []string{`SigIgn:\t0000000000000000`, `SigBlk:\t0000000000000000`} {
+				if !strings.Contains(string(log), want) {
+					t.Errorf("the container's status lacks %s: %s", want, log)
+				}
+			}
+			continue
+		}
+		for _, sig := range []unix.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGQUIT, unix.SIGUSR1, unix.SIGPIPE} {
+			_ = unix.Kill(parentOf(t, i.Pid()), sig)
+		}
+		time.Sleep(50 * time.Millisecond)
+		if i.Pid() == 0 {
+			t.Error("a signal ended the monitor")
+		}
+	}
+}
+
 // A monitor holds nothing of the daemon's but what it was given.
 func TestMonitorDescriptors(t *testing.T) {
 	g, m := target(t)
