@@ -8,6 +8,7 @@ import (
 	stdnet "net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"time"
 
 	"cmp"
@@ -140,11 +141,9 @@ func dnsNames(n *net, q model.AttachNetworks, s *network.EndpointSettings) []str
 // held.
 func (r *Room) reserveLink(id model.ID, e *endpoint) (err error) {
 	n, s := e.net, e.Settings
-	slot, err := r.slot(id, e)
-	if err != nil {
+	if err := r.linkNames(id, e); err != nil {
 		return err
 	}
-	e.HostLink = hostLink(id, slot)
 	defer func() {
 		if err != nil {
 			n.release(e)
@@ -179,28 +178,36 @@ func (r *Room) reserveLink(id model.ID, e *endpoint) (err error) {
 	return nil
 }
 
-// slot finds a free interface number and sets the name inside. Call with mu
-// held.
-func (r *Room) slot(id model.ID, e *endpoint) (int, error) {
+// linkNames picks the names of both ends. The host end gets one that no link
+// has: that of the container's last run may still be on its way out, and
+// waiting for it costs 30 ms. Call with mu held.
+func (r *Room) linkNames(id model.ID, e *endpoint) error {
 	prefix := "eth"
 	if p := e.net.rec.Options[optPrefix]; p != "" {
 		prefix = p
 	}
-	for i := range containerLinkMax {
-		name := fmt.Sprintf("%s%d", prefix, i)
-		free := true
-		for _, o := range r.held[id] {
-			free = free && o.Interface != name && o.HostLink != hostLink(id, i)
-		}
-		if !free {
-			continue
-		}
-		if e.Interface = name; e.Settings.DriverOpts[optIfname] != "" {
-			e.Interface = e.Settings.DriverOpts[optIfname]
-		}
-		return i, nil
+	inside, hosts := map[string]bool{}, map[string]bool{}
+	for _, o := range r.held[id] {
+		inside[o.Interface], hosts[o.HostLink] = true, true
 	}
-	return 0, refuse(errdefs.ErrResourceExhausted, "more than %d networks for one container", containerLinkMax)
+	for i := range containerLinkMax {
+		if name := prefix + strconv.Itoa(i); e.Interface == "" && !inside[name] {
+			e.Interface = name
+		}
+		if name := hostLink(id, i); e.HostLink == "" && !hosts[name] && !r.linkExists(name) {
+			e.HostLink = name
+		}
+	}
+	if e.Interface == "" || e.HostLink == "" {
+		return refuse(errdefs.ErrResourceExhausted, "more than %d networks for one container", containerLinkMax)
+	}
+	if name := e.Settings.DriverOpts[optIfname]; name != "" {
+		if inside[name] {
+			return refuse(errdefs.ErrConflict, "interface name %s is used twice", name)
+		}
+		e.Interface = name
+	}
+	return nil
 }
 
 // address takes the wanted address of p's family, or the next free one.
@@ -277,8 +284,8 @@ func (r *Room) addLink(ns *netns, e *endpoint) error {
 		mtu: e.net.mtu(), bridge: bridge, netns: int(ns.f.Fd()),
 	})
 	err = r.rt.do(req)
-	if errors.Is(err, unix.EEXIST) { // left by an attach that a crash cut off, or still on its way out
-		if err = r.removeLink(e.HostLink); err == nil {
+	if errors.Is(err, unix.EEXIST) { // the name inside is taken by what a failed attach left
+		if err = r.removeStale(e.HostLink); err == nil {
 			err = r.rt.do(req)
 		}
 	}

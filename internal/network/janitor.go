@@ -101,6 +101,20 @@ func (r *Room) removeUnused(link string) error {
 	return r.removeLink(link)
 }
 
+// removeStale removes the links of link's container that it does not hold.
+func (r *Room) removeStale(link string) error {
+	id, ok := attachedID(link)
+	if !ok {
+		return nil
+	}
+	for _, l := range r.linksOf(model.ID(id)) {
+		if err := r.removeUnused(l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // removeLink removes a link now; none there is no error.
 func (r *Room) removeLink(name string) error {
 	i, err := r.rt.index(name)
@@ -123,8 +137,6 @@ func (r *Room) linksOf(id model.ID) []string {
 	for n := range containerLinkMax {
 		if l := hostLink(id, n); r.linkExists(l) {
 			all = append(all, l)
-		} else if n > 3 {
-			break
 		}
 	}
 	return all
