@@ -67,7 +67,7 @@ func (m *rootMaker) bind(h *HostMount) (fd int, err error) {
 }
 
 func (m *rootMaker) attributes(fd int, h *HostMount) error {
-	if h.IDMap && m.user >= 0 {
+	if h.IDMap && (m.user >= 0 || len(h.Own) > 0) {
 		user := m.user
 		if len(h.Own) > 0 {
 			f, _, err := NewNamespaces(h.Own, h.OwnGID, false)

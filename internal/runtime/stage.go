@@ -257,10 +257,7 @@ func (s *stage) ready() error {
 
 // waitFifo blocks until somebody reads the fifo: "start" of an OCI runtime.
 func (s *stage) waitFifo() error {
-	fd, err := unix.Open("/proc/self/fd/"+strconv.Itoa(s.fifo), unix.O_WRONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		fd, err = s.openProcAt("self/fd/"+strconv.Itoa(s.fifo), unix.O_WRONLY)
-	}
+	fd, err := s.openProcAt("self/fd/"+strconv.Itoa(s.fifo), unix.O_WRONLY)
 	if err != nil {
 		return fmt.Errorf("open start fifo: %w", err)
 	}

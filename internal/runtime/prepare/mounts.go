@@ -69,7 +69,7 @@ func (c *container) bindMount(m *specs.Mount, o *mountOptions, dest string) erro
 		c.warn("bind mount for %s: option %q belongs to the file system and has no effect on a bind", dest, o.sbFlags[0])
 	}
 	h := runtime.HostMount{
-		Kind: runtime.HostBind, Source: src, Recursive: o.rbind, Dest: dest, IDMap: c.mapped,
+		Kind: runtime.HostBind, Source: src, Recursive: o.rbind, Dest: dest, IDMap: c.mapped && (!c.o.Unshifted || o.idmap),
 		Set: o.set, Clear: o.clear, RecSet: o.recSet, RecClear: o.recClear,
 	}
 	if len(m.UIDMappings) > 0 || len(m.GIDMappings) > 0 {

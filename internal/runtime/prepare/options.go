@@ -1,6 +1,7 @@
 package prepare
 
 import (
+	"sort"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -140,4 +141,29 @@ func rootPropagation(flag uint64, rec bool) uint64 {
 		return flag
 	}
 	return 0
+}
+
+// MountOptions lists the words that mounts understand, for "features".
+func MountOptions() []string {
+	out := []string{"bind", "rbind", "idmap", "ridmap", "tmpcopyup", "relatime", "norelatime", "defaults"}
+	for w := range attrWords {
+		out = append(out, w, "r"+w)
+	}
+	for w := range superWords {
+		out = append(out, w)
+	}
+	for _, w := range []string{"private", "shared", "slave", "unbindable"} {
+		out = append(out, w, "r"+w)
+	}
+	sort.Strings(out)
+	return out
+}
+
+// Capabilities lists the capabilities that are known by name.
+func Capabilities() []string {
+	out := make([]string, len(capNames))
+	for i, n := range capNames {
+		out[i] = "CAP_" + n
+	}
+	return out
 }

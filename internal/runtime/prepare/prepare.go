@@ -34,6 +34,11 @@ type Options struct {
 	// RootTarget is where the root is mounted before it becomes "/", for
 	// hooks that look there. "" is out of sight.
 	RootTarget string
+	// Unshifted is the OCI specification's view of a user namespace: what is
+	// on disk belongs to host ids already, and only mounts that ask for it
+	// are idmapped. wharf's own is that images are shown with the
+	// container's ids.
+	Unshifted bool
 	// Host overrides what is known about the machine; nil detects it.
 	Host *Host
 }
@@ -194,7 +199,7 @@ func (c *container) timeOffsets() error {
 
 func (c *container) root() error {
 	r := c.b.Rootfs
-	c.p.Root = runtime.Root{Lower: r.Lower, Upper: r.Upper, Work: r.Work, Dir: r.Dir, IDMap: c.mapped}
+	c.p.Root = runtime.Root{Lower: r.Lower, Upper: r.Upper, Work: r.Work, Dir: r.Dir, IDMap: c.mapped && !c.o.Unshifted}
 	if c.p.Root.Dir == "" && len(r.Lower) == 0 && r.Upper == "" {
 		if c.spec.Root == nil || c.spec.Root.Path == "" {
 			return refuse("the bundle has no root")
