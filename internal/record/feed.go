@@ -105,7 +105,7 @@ func encodeEvent(m events.Message) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return appendFrame(nil, payload)
+	return sealFrame(append(make([]byte, frameHeader, frameHeader+len(payload)), payload...))
 }
 
 // rewrite keeps only the ring. No sync: the feed is best effort.

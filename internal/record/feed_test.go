@@ -126,7 +126,9 @@ func TestFeedFollows(t *testing.T) {
 		if d := cmp.Diff([]string{"a", "b", "stop"}, got); d != "" {
 			t.Error(d)
 		}
-		go func() { done <- s.Events(ctx, 0, time.Now().Add(time.Hour).UnixNano(), nil, func(events.Message) bool { return true }) }()
+		go func() {
+			done <- s.Events(ctx, 0, time.Now().Add(time.Hour).UnixNano(), nil, func(events.Message) bool { return true })
+		}()
 		synctest.Wait()
 		start := time.Now()
 		if err := <-done; err != nil || time.Since(start) < 59*time.Minute {

@@ -19,15 +19,16 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 var errTooBig = errors.New("object is larger than 16 MiB")
 
-// appendFrame appends payload as one frame to b.
-func appendFrame(b, payload []byte) ([]byte, error) {
+// sealFrame fills in the header, for which b has left room at its start.
+func sealFrame(b []byte) ([]byte, error) {
+	payload := b[frameHeader:]
 	if len(payload) > maxFrame {
-		return b, errTooBig
+		return nil, errTooBig
 	}
-	b = append(b, frameMark...)
-	b = binary.LittleEndian.AppendUint32(b, uint32(len(payload)))
-	b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(payload, castagnoli))
-	return append(b, payload...), nil
+	copy(b, frameMark)
+	binary.LittleEndian.PutUint32(b[len(frameMark):], uint32(len(payload)))
+	binary.LittleEndian.PutUint32(b[len(frameMark)+4:], crc32.Checksum(payload, castagnoli))
+	return b, nil
 }
 
 // scan is what readFrames found out about a file.

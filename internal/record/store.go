@@ -118,12 +118,24 @@ func entrySize(table, key string, v json.RawMessage) int64 {
 	return int64(frameHeader + len(table) + len(key) + len(v) + 24)
 }
 
+// encode makes e a frame. The value is JSON already and goes in as it is: to
+// have it checked and copied by the encoder again would double the cost of a
+// write.
 func encode(e entry) ([]byte, error) {
-	payload, err := json.Marshal(e)
+	table, err := json.Marshal(e.Table)
 	if err != nil {
 		return nil, err
 	}
-	return appendFrame(nil, payload)
+	key, err := json.Marshal(e.Key)
+	if err != nil {
+		return nil, err
+	}
+	b := make([]byte, frameHeader, frameHeader+len(table)+len(key)+len(e.Value)+20)
+	b = append(append(append(append(b, `{"t":`...), table...), `,"k":`...), key...)
+	if e.Value != nil {
+		b = append(append(b, `,"v":`...), e.Value...)
+	}
+	return sealFrame(append(b, '}'))
 }
 
 // put writes one entry; durable also waits for the disk.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -344,7 +345,7 @@ func FuzzOpen(f *testing.F) {
 		}
 		n := len(s.Table("t").All())
 		s.Close()
-		if s, err = Open(dir); err != nil || len(s.Table("t").All()) != n{
+		if s, err = Open(dir); err != nil || len(s.Table("t").All()) != n {
 			t.Fatalf("opened again: %v", err)
 		}
 		s.Close()
@@ -366,5 +367,29 @@ func BenchmarkPut(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// BenchmarkPutAmong1000 rewrites one of a thousand records of three KB, as a
+// busy daemon does; packing is part of it.
+func BenchmarkPutAmong1000(b *testing.B) {
+	s, err := Open(b.TempDir())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	v := json.RawMessage(`"` + strings.Repeat("x", 3000) + `"`)
+	ctx, i := context.Background(), 0
+	put := func() {
+		if err := s.Table("t").Put(ctx, fmt.Sprint("key", i%1000), v, false); err != nil {
+			b.Fatal(err)
+		}
+		i++
+	}
+	for range 1000 {
+		put()
+	}
+	for b.Loop() {
+		put()
 	}
 }
