@@ -109,10 +109,14 @@ func startError(what string, err error) (code int, out error) {
 	switch {
 	case se.Code == 127 && !containsAny(text, "executable file not found", "no such file or directory"):
 		text += ": executable file not found in $PATH"
-	case se.Code == 126 && !containsAny(text, "permission denied", "is a directory"):
-		text += ": permission denied"
+	case se.Code == 126 && !strings.Contains(text, "permission denied"):
+		text += ": permission denied" // also "is a directory": older clients do not know it
 	}
-	return se.Code, errdefs.ErrInvalidArgument.WithMessage(what + ": " + text)
+	code = se.Code
+	if what == execFailed && code == 128 { // an exec knows only 126 and 127
+		code = 126
+	}
+	return code, errdefs.ErrInvalidArgument.WithMessage(what + ": " + text)
 }
 
 func containsAny(s string, words ...string) bool {
