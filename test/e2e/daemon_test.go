@@ -9,19 +9,23 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/moby/moby/client"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // daemon is a wharfd under test with everything of its own.
 type daemon struct {
-	dir    string // data, run, docker.sock, pid, daemon.log, config/
-	parent string // cgroup parent
-	bin    string // where wharfd is; "": tools.bin
+	dir    string   // data, run, docker.sock, pid, daemon.log, config/
+	parent string   // cgroup parent
+	bin    string   // where wharfd is; "": tools.bin
+	net    *os.File // network namespace; nil: the tests' own. Two daemons cannot share the default bridge
 	args   []string
 
 	mu   sync.Mutex
@@ -50,6 +54,36 @@ func (d *daemon) socket() string  { return filepath.Join(d.dir, "docker.sock") }
 func (d *daemon) data() string    { return filepath.Join(d.dir, "data") }
 func (d *daemon) execDir() string { return filepath.Join(d.dir, "run") }
 
+// ownNetwork gives the daemon a network namespace that outlives its restarts.
+func (d *daemon) ownNetwork() error {
+	result := make(chan error)
+	go func() {
+		// For good: the thread ends with the goroutine. It is not the first
+		// thread, which TestMain holds (init).
+		runtime.LockOSThread()
+		result <- func() error {
+			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+				return err
+			}
+			h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+			if err != nil {
+				return err
+			}
+			defer h.Close()
+			lo, err := h.LinkByName("lo")
+			if err != nil {
+				return err
+			}
+			if err := h.LinkSetUp(lo); err != nil {
+				return err
+			}
+			d.net, err = os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
+			return err
+		}()
+	}()
+	return <-result
+}
+
 // start starts wharfd and waits until it answers.
 func (d *daemon) start() error {
 	logFile, err := os.OpenFile(filepath.Join(d.dir, "daemon.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -72,6 +106,10 @@ func (d *daemon) start() error {
 		bin = tools.bin
 	}
 	cmd := exec.Command(filepath.Join(bin, "wharfd"), args...)
+	if d.net != nil {
+		enter := []string{fmt.Sprintf("--net=/proc/%d/fd/%d", os.Getpid(), d.net.Fd()), filepath.Join(bin, "wharfd")}
+		cmd = exec.Command("nsenter", append(enter, args...)...)
+	}
 	cmd.Stdout, cmd.Stderr = logFile, logFile
 	// Ctrl-C at the terminal is for the tests; they end the daemon.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -183,3 +221,7 @@ func (d *daemon) env() []string {
 		"DOCKER_HOST=unix://" + d.socket(), "TERM=xterm",
 	}
 }
+
+// The first thread stays with TestMain: Go cannot end it, and /proc/self shows
+// its namespaces.
+func init() { runtime.LockOSThread() }

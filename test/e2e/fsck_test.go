@@ -44,6 +44,14 @@ func (d *daemon) fsck() error {
 		}
 	}
 	errs = append(errs, d.monitors(), d.mounted(), d.groupsLeft())
+	if d == shared { // others are in network namespaces of their own
+		errs = append(errs, linksLeft())
+	}
+	return errors.Join(errs...)
+}
+
+func linksLeft() error {
+	var errs []error
 	links, _ := netlink.LinkList()
 	for _, l := range links {
 		if l.Type() == "veth" {

@@ -37,7 +37,7 @@ func TestRemoveUsedImage(t *testing.T) {
 	s.ok("commit", base, ref)
 	id := s.ok("create", ref, "true")
 	image := s.inspect(ref, "{{.Id}}")
-	s.fails(1, "is using", "rmi", image)
+	s.fails(1, "being used by", "rmi", image)
 	s.ok("rm", id)
 	s.contains("deleted", s.ok("rmi", ref), "Deleted: sha256:")
 }

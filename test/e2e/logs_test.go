@@ -16,7 +16,7 @@ func TestLogs(t *testing.T) {
 	for _, driver := range []string{"json-file", "local"} {
 		t.Run(driver, func(t *testing.T) {
 			s := newScene(t)
-			id := s.running("--log-driver", driver, "busybox", "sh", "-c", "for i in 1 2 3 4 5; do echo out $i; done; echo err >&2; printf 'no newline'")
+			id := s.running("--log-driver", driver, "busybox", "sh", "-c", "for i in 1 2 3 4 5; do echo out $i; done; sleep 0.05; echo err >&2; sleep 0.05; printf 'no newline'")
 			s.ok("wait", id)
 			r := s.docker("logs", id)
 			s.equal("stdout", r.Stdout, "out 1\nout 2\nout 3\nout 4\nout 5\nno newline")

@@ -3,6 +3,7 @@ package e2e
 import (
 	"io"
 	"regexp"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -55,6 +56,11 @@ func ownDaemon(t *testing.T, args ...string) *scene {
 	d, err := newDaemon("own", args...)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if !slices.Contains(args, "--bridge") {
+		if err := d.ownNetwork(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	t.Cleanup(func() {
 		if err := d.end(); err != nil {

@@ -150,7 +150,7 @@ func TestSocketActivation(t *testing.T) {
 	}
 	defer notify.Close()
 	args := []string{"-c", `LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@"`, filepath.Join(tools.bin, "wharfd"), "-H", "fd://",
-		"--data-root", d.data(), "--exec-root", d.execDir(), "--pidfile", d.dir + "/pid", "--cgroup-parent", d.parent}
+		"--data-root", d.data(), "--exec-root", d.execDir(), "--pidfile", d.dir + "/pid", "--cgroup-parent", d.parent, "--bridge", "none"}
 	cmd := exec.Command("sh", args...)
 	cmd.ExtraFiles = []*os.File{f}
 	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+filepath.Join(d.dir, "notify"))
@@ -196,7 +196,7 @@ func TestTLS(t *testing.T) {
 	}
 	addr := l.Addr().String()
 	l.Close()
-	s := ownDaemon(t, "-H", "tcp://"+addr, "--tlsverify", "--tlscacert", certs+"/ca.pem", "--tlscert", certs+"/cert.pem", "--tlskey", certs+"/key.pem")
+	s := ownDaemon(t, "--bridge", "none", "-H", "tcp://"+addr, "--tlsverify", "--tlscacert", certs+"/ca.pem", "--tlscert", certs+"/cert.pem", "--tlskey", certs+"/key.pem")
 	tls := []string{"-H", "tcp://" + addr, "--tlsverify", "--tlscacert", certs + "/ca.pem", "--tlscert", certs + "/cert.pem", "--tlskey", certs + "/key.pem"}
 	s.equal("with certificate", s.ok(append(tls, "version", "-f", "{{.Server.Os}}")...), "linux")
 	if r := s.docker("-H", "tcp://"+addr, "--tls", "--tlscacert", certs+"/ca.pem", "version"); r.Code == 0 {
@@ -287,6 +287,9 @@ func TestInstall(t *testing.T) {
 		}
 	})
 	d.bin = filepath.Join(dest, "usr/bin")
+	if err := d.ownNetwork(); err != nil {
+		t.Fatal(err)
+	}
 	if err := d.start(); err != nil {
 		t.Fatal(err)
 	}
