@@ -29,6 +29,9 @@ type format interface {
 	// last is first for the entry at the end of b. final says that b is the
 	// file's beginning: nothing comes before it.
 	last(b []byte, final bool) (e model.LogEntry, n int, skip bool, err error)
+	// salvage says how many bytes to give up of b, the end of a file that
+	// begins with an entry which does not end.
+	salvage(b []byte) int
 	// reset is called when the next entry decoded is of another file.
 	reset()
 }
@@ -37,6 +40,8 @@ type format interface {
 type jsonFormat struct{}
 
 func (jsonFormat) reset() {}
+
+func (jsonFormat) salvage(b []byte) int { return len(b) }
 
 func (jsonFormat) first(b []byte) (model.LogEntry, int, bool, error) {
 	i := bytes.IndexByte(b, '\n')
@@ -96,6 +101,15 @@ func decodeJSON(b []byte) (model.LogEntry, error) {
 type localFormat struct{ attrs map[string]string }
 
 func (l *localFormat) reset() { l.attrs = nil }
+
+func (l *localFormat) salvage(b []byte) int {
+	for n := 1; n < len(b); n++ {
+		if _, _, err := logfile.DecodeRecord(b[n:]); err == nil {
+			return n
+		}
+	}
+	return len(b)
+}
 
 func (l *localFormat) first(b []byte) (model.LogEntry, int, bool, error) {
 	r, n, err := logfile.DecodeRecord(b)

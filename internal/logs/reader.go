@@ -279,9 +279,7 @@ func (r *reader) fill() (bool, error) {
 func (r *reader) atEnd() error {
 	if len(r.files) > 1 {
 		if len(r.buf) > 0 {
-			// The end of a finished file is torn; perhaps something whole
-			// follows behind the first byte.
-			r.buf = r.buf[1:]
+			r.buf = r.buf[r.f.salvage(r.buf):] // a finished file's torn end
 			return nil
 		}
 		r.drop()
@@ -289,7 +287,7 @@ func (r *reader) atEnd() error {
 	}
 	if !r.req.Follow {
 		if len(r.buf) > 0 {
-			r.buf = r.buf[1:]
+			r.buf = r.buf[r.f.salvage(r.buf):]
 			return nil
 		}
 		return io.EOF

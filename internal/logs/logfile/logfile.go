@@ -98,6 +98,12 @@ type sink interface {
 	close() error
 }
 
+// sender is a sink whose add has sent the entry when it returns.
+type sender interface {
+	sink
+	sends()
+}
+
 // loser is told how many lines and bytes of output were dropped, and why.
 type loser func(lines, bytes uint64, err error)
 
@@ -108,9 +114,11 @@ type Log struct {
 	state  State
 	split  [3]splitter
 	gap    gap
-	failed bool // the present batch lost something
 	closed bool
-	ring   *ring // mode=non-blocking
+
+	failed  bool  // the present batch lost something
+	telling bool  // it has the entry that tells of the gap
+	ring    *ring // mode=non-blocking
 }
 
 // gap is output that was lost and not yet told of.
@@ -216,24 +224,28 @@ func (l *Log) Close() error {
 }
 
 // begin starts a batch: if there is a gap, with the entry that tells of it.
+// That one is written together with what follows, so that a disk with room for
+// it alone does not fill with such entries.
 func (l *Log) begin() {
-	l.failed = false
-	if l.gap.since.IsZero() {
+	l.failed, l.telling = false, !l.gap.since.IsZero()
+	if !l.telling {
 		return
 	}
 	l.sink.add(entry{at: time.Now(), stream: Stderr, line: l.gap.text(), marker: true})
-	l.sink.commit()
-	if !l.failed {
-		l.gap = gap{}
+	if _, ok := l.sink.(sender); ok && !l.failed {
+		l.gap, l.telling = gap{}, false
 	}
-	l.failed = false
 }
 
 // commit ends a batch.
 func (l *Log) commit() {
 	l.sink.commit()
-	if !l.failed {
-		l.state.Failing = ""
+	if l.failed {
+		return
+	}
+	l.state.Failing = ""
+	if l.telling {
+		l.gap = gap{}
 	}
 }
 

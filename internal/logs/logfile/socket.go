@@ -14,7 +14,7 @@ import (
 
 // sendTime bounds a connect and a send: a collector that hangs must not hold
 // the container for longer.
-const sendTime = 5 * time.Second
+var sendTime = 5 * time.Second
 
 // retryTime is how long a collector that was not there is left alone.
 const retryTime = time.Second
