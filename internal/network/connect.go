@@ -32,6 +32,14 @@ func (r *Room) Connect(ctx context.Context, q model.AttachNetworks, name string)
 		r.held[q.ID] = map[string]*endpoint{}
 	}
 	e, err := r.reserveOne(q, name, q.Want[name])
+	var rules []portRule
+	if err == nil && len(r.portRules(q.ID)) == 0 { // its networks so far published nothing
+		if err = r.reservePorts(q, []*endpoint{e}); err == nil {
+			rules = r.portRules(q.ID)
+		} else {
+			r.forgetOne(q.ID, e)
+		}
+	}
 	r.mu.Unlock()
 	if err != nil {
 		return model.Endpoint{}, fmt.Errorf("connect %s: %w", q.ID.Short(), err)
@@ -43,6 +51,9 @@ func (r *Room) Connect(ctx context.Context, q model.AttachNetworks, name string)
 	first := r.gatewayless(q.ID, e)
 	if err := r.wire(path, []*endpoint{e}, first, nil); err != nil {
 		return model.Endpoint{}, fmt.Errorf("connect %s: %w", q.ID.Short(), err)
+	}
+	if err := r.fw.change(rules, true); err != nil {
+		return model.Endpoint{}, fmt.Errorf("connect %s: publish ports: %w", q.ID.Short(), err)
 	}
 	r.event(events.ActionConnect, e.net, q.ID)
 	return e.Endpoint, nil
@@ -60,15 +71,22 @@ func (r *Room) gatewayless(id model.ID, but *endpoint) bool {
 	return true
 }
 
-// let frees one endpoint and removes its link now.
-func (r *Room) let(id model.ID, e *endpoint) error {
-	r.mu.Lock()
+// forgetOne drops what is known of one endpoint and returns its port rules.
+// Call with mu held.
+func (r *Room) forgetOne(id model.ID, e *endpoint) []portRule {
 	e.net.release(e)
 	rules := r.freePorts(id, e)
 	delete(r.held[id], e.net.rec.ID)
 	if len(r.held[id]) == 0 {
 		delete(r.held, id)
 	}
+	return rules
+}
+
+// let frees one endpoint and removes its link now.
+func (r *Room) let(id model.ID, e *endpoint) error {
+	r.mu.Lock()
+	rules := r.forgetOne(id, e)
 	r.mu.Unlock()
 	if err := r.fw.change(rules, false); err != nil {
 		return err

@@ -125,7 +125,7 @@ func (s *nameServer) answer(q *dns.Msg, from netip.Addr, tcp bool) *dns.Msg {
 	}
 	asker := s.room.asker(s.net, from)
 	if rrs, ok := asker.local(q.Question[0]); ok {
-		a.Answer = rrs
+		a.Answer, a.Authoritative = rrs, true
 		return a
 	}
 	if asker.shut {

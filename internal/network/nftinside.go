@@ -18,7 +18,7 @@ func writeNamesTable(ns *netns, gw netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	t := &nftables.Table{Name: "wharf", Family: nftables.TableFamilyIPv4}
+	t := &nftables.Table{Name: "wharf", Family: nftables.TableFamilyINet}
 	c.AddTable(t)
 	c.DelTable(t)
 	c.AddTable(t)

@@ -108,7 +108,9 @@ func portMapOf(t testing.TB, specs ...string) network.PortMap {
 	t.Helper()
 	m := network.PortMap{}
 	for _, s := range specs { // host:port:container/proto
-		w := strings.SplitN(s, ":", 3)
+		i := strings.LastIndex(s, ":")
+		j := strings.LastIndex(s[:i], ":")
+		w := []string{s[:j], s[j+1 : i], s[i+1:]}
 		p := network.MustParsePort(w[2])
 		b := network.PortBinding{HostPort: w[1]}
 		if w[0] != "" {
@@ -270,5 +272,62 @@ func TestRestore(t *testing.T) {
 	}
 	if err := a.ping(next[0].Settings.IPAddress.String()); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestPublishedPortsIPv6(t *testing.T) {
+	w := outside(t)
+	sh(t, "ip addr add 2001:db8::1/64 dev wan nodad")
+	w.must("ip", "addr", "add", "2001:db8::2/64", "dev", "eth0", "nodad")
+	r := open(t, Options{})
+	yes := true
+	create(t, r, network.CreateRequest{Name: "six", EnableIPv6: &yes})
+	a := newBox(t)
+	q := a.request("six")
+	q.Ports = portMapOf(t, ":0:80/tcp", "2001:db8::1:8081:81/udp")
+	eps := attach(t, r, q)
+	a.serve(80)
+	a.serve(81)
+	both := eps[0].Ports[network.MustParsePort("80/tcp")]
+	if len(both) != 2 || both[0].HostPort != both[1].HostPort {
+		t.Fatalf("%+v", both)
+	}
+	for _, c := range []struct{ proto, addr, want string }{
+		{"tcp", "[2001:db8::1]:" + both[0].HostPort, "2001:db8::2"},
+		{"udp", "[2001:db8::1]:8081", "2001:db8::2"},
+		{"tcp", "203.0.113.1:" + both[0].HostPort, "203.0.113.2"},
+	} {
+		if got, err := ask(w, c.proto, c.addr); err != nil || got != c.want {
+			t.Errorf("%s %s: %q, %v", c.proto, c.addr, got, err)
+		}
+	}
+}
+
+// A container that had nothing to publish by publishes when it is connected.
+func TestConnectPublishes(t *testing.T) {
+	r := open(t, Options{})
+	create(t, r, network.CreateRequest{Name: "shut", Internal: true})
+	a := newBox(t)
+	q := a.request("shut", "bridge")
+	q.Ports = portMapOf(t, ":8080:80/tcp")
+	first := q
+	first.Want = map[string]*network.EndpointSettings{"shut": {}}
+	attach(t, r, first)
+	a.serve(80)
+	if _, err := ask(nil, "tcp", "127.0.0.1:8080"); err == nil {
+		t.Error("an internal network publishes")
+	}
+	ep, err := r.Connect(context.Background(), q, "bridge")
+	if err != nil || len(ep.Ports) != 1 {
+		t.Fatal(ep, err)
+	}
+	if _, err := ask(nil, "tcp", "127.0.0.1:8080"); err != nil {
+		t.Error(err)
+	}
+	if err := r.Disconnect(context.Background(), a.id, "bridge", false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ask(nil, "tcp", "127.0.0.1:8080"); err == nil {
+		t.Error("published after disconnect")
 	}
 }

@@ -1,16 +1,20 @@
 package network
 
 import (
-	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/network"
 
@@ -51,6 +55,7 @@ func open(t testing.TB, o Options) *Room {
 	if o.Dir == "" {
 		o.Dir = t.TempDir()
 	}
+	sh(t, "ip link set lo up")
 	r, err := Open(context.Background(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -233,16 +238,42 @@ func TestMasqueradeAndItsReturn(t *testing.T) {
 	}
 }
 
+var update = flag.Bool("update", false, "write the golden files")
+
+// The table as nft(8) reads it back from the kernel.
 func TestRulesText(t *testing.T) {
 	r := open(t, Options{})
-	a := newBox(t)
-	q := a.request("bridge")
+	yes := true
+	create(t, r, network.CreateRequest{Name: "six", EnableIPv6: &yes, IPAM: ipam(subnet("10.9.0.0/24", "", ""), subnet("fd00:9::/64", "", "")), Options: map[string]string{optICC: "0", optName: "br-six"}})
+	create(t, r, network.CreateRequest{Name: "shut", Internal: true, Options: map[string]string{optName: "br-shut"}})
+	q := newBox(t).request("bridge")
+	q.Ports = portMapOf(t, "127.0.0.1:8080:80/tcp", ":8081:81/udp")
 	attach(t, r, q)
-	var out bytes.Buffer
-	cmd := exec.Command("nft", "list", "table", "inet", "wharf")
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Run(); err != nil {
-		t.Fatal(err, out.String())
+	q = newBox(t).request("six", "shut")
+	q.Want["six"].GwPriority = 1
+	q.Ports = portMapOf(t, ":8082:82/tcp", "::1:8083:83/sctp")
+	attach(t, r, q)
+	got := sh(t, "nft list table inet wharf; nsenter --net="+q.Netns+" nft list table inet wharf")
+	got = regexp.MustCompile(`redirect to :\d+`).ReplaceAllString(got, "redirect to :DNS")
+	got = regexp.MustCompile(`elements = \{[^}]*\}`).ReplaceAllStringFunc(got, func(es string) string { // they come in any order
+		w := strings.Split(strings.Trim(strings.TrimPrefix(es, "elements = "), "{}"), ",")
+		for i := range w {
+			w[i] = strings.TrimSpace(w[i])
+		}
+		slices.Sort(w)
+		return "elements = { " + strings.Join(w, ", ") + " }"
+	})
+	golden := filepath.Join("testdata", "table.nft")
+	if *update {
+		if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
-	t.Log(out.String())
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(string(want), got); d != "" {
+		t.Error(d)
+	}
 }
