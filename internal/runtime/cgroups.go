@@ -19,6 +19,7 @@ type cgroupWork struct {
 	warnings []string
 	plan     *Cgroup
 	made     []string // directories that did not exist before
+	left     []bool   // hierarchies left out, with a warning
 }
 
 // startCgroup begins to make the directories. Nothing may be read from the
@@ -29,11 +30,11 @@ func startCgroup(plan *Cgroup) *cgroupWork {
 		close(w.done)
 		return w
 	}
-	go WarmCgroups()
 	go func() {
 		defer close(w.done)
+		w.left = make([]bool, len(plan.Dirs))
 		for i := range plan.Dirs {
-			if w.err = w.dir(&plan.Dirs[i]); w.err != nil {
+			if w.left[i], w.err = w.dir(&plan.Dirs[i]); w.err != nil {
 				return
 			}
 		}
@@ -47,25 +48,44 @@ func (w *cgroupWork) wait() error {
 	return w.err
 }
 
-// join moves the process into the directories.
-func (w *cgroupWork) join(pid int) error {
-	<-w.done
-	if w.err != nil {
-		return w.err
+// enter makes the forked child move itself into the directories. A single
+// thread that moves itself ("0" into v1's tasks, or CLONE_INTO_CGROUP on v2)
+// does not wait for the RCU grace period (5-10 ms) that a write of another
+// process's id to cgroup.procs costs.
+func (l *launch) enter(dirs []string) error {
+	for _, dir := range dirs {
+		fd, err := unix.Open(dir+"/tasks", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		if err == nil {
+			l.opened.Push(func() error { return unix.Close(fd) })
+			l.program.before = append(l.program.before, call{nr: unix.SYS_WRITE,
+				a: [6]uintptr{uintptr(fd), l.program.ptr("0"), 1}, name: "join cgroup " + dir})
+			continue
+		}
+		if err != unix.ENOENT {
+			return &os.PathError{Op: "join cgroup", Path: dir, Err: err}
+		}
+		fd, err = unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return &os.PathError{Op: "join cgroup", Path: dir, Err: err}
+		}
+		l.opened.Push(func() error { return unix.Close(fd) })
+		l.program.into = &cloneArgs{flags: unix.CLONE_INTO_CGROUP, cgroup: uint64(fd)}
 	}
+	return nil
+}
+
+// dirs are the directories to join.
+func (w *cgroupWork) dirs() []string {
 	if w.plan == nil {
 		return nil
 	}
+	var out []string
 	for i := range w.plan.Dirs {
-		d := &w.plan.Dirs[i]
-		if !d.Join {
-			continue
-		}
-		if err := joinCgroup(filepath.Join(d.Base, d.Path), pid); err != nil {
-			return err
+		if d := &w.plan.Dirs[i]; d.Join && !w.left[i] {
+			out = append(out, filepath.Join(d.Base, d.Path))
 		}
 	}
-	return nil
+	return out
 }
 
 func joinCgroup(dir string, pid int) error {
@@ -102,26 +122,19 @@ func removeDir(dir string) error {
 	return &os.PathError{Op: "remove cgroup", Path: dir, Err: err}
 }
 
-func (w *cgroupWork) dir(d *CgroupDir) error {
+// dir makes one directory and writes its limits. left: the hierarchy cannot
+// be used, and nothing depends on it.
+func (w *cgroupWork) dir(d *CgroupDir) (left bool, err error) {
 	full := filepath.Join(d.Base, d.Path)
 	if err := w.mkdir(d, full); err != nil {
-		if err := w.excuse(d, err); err != nil {
-			return err
-		}
-		d.Join = false
-		return nil
+		return true, w.excuse(d, err)
 	}
 	warnings, err := WriteLimits(full, d.Writes)
 	w.warnings = append(w.warnings, warnings...)
-	if err != nil {
-		return err
+	if err == nil && len(d.Program) > 0 {
+		err = attachDevices(full, d.Program)
 	}
-	if len(d.Program) > 0 {
-		if err := attachDevices(full, d.Program); err != nil {
-			return err
-		}
-	}
-	return nil
+	return false, err
 }
 
 // WriteLimits writes limits into a cgroup directory, in order. A strict one
@@ -256,35 +269,6 @@ func inheritCpuset(parent, dir string) error {
 		}
 	}
 	return nil
-}
-
-// WarmCgroups makes the next joins of cgroups fast. The first write to any
-// cgroup.procs after a quiet time waits for an RCU grace period (5-10 ms);
-// those soon after it do not. It writes our own pid where it already is,
-// which changes nothing, and takes that wait: call it in a goroutine as soon
-// as a start or an exec can be foreseen.
-func WarmCgroups() {
-	data, err := os.ReadFile("/proc/self/cgroup")
-	if err != nil {
-		return
-	}
-	pid := strconv.Itoa(os.Getpid())
-	for _, line := range strings.Split(string(data), "\n") {
-		_, rest, ok1 := strings.Cut(line, ":")
-		names, path, ok2 := strings.Cut(rest, ":")
-		if !ok1 || !ok2 {
-			continue
-		}
-		bases := []string{"/sys/fs/cgroup/" + strings.TrimPrefix(names, "name=")}
-		if names == "" {
-			bases = []string{"/sys/fs/cgroup/unified", "/sys/fs/cgroup"}
-		}
-		for _, b := range bases {
-			if writeFile(b+path+"/cgroup.procs", pid) == nil {
-				return
-			}
-		}
-	}
 }
 
 // JoinLate makes a cgroup in a v1 hierarchy that a container was not in so

@@ -48,12 +48,12 @@ func Create(p *Prepared, io Files) (_ *Process, err error) {
 	if err := c.makeMounts(group); err != nil {
 		return nil, err
 	}
-	proc, err := c.clone()
+	proc, err := c.clone(group)
 	if err != nil {
 		return nil, err
 	}
 	c.cleanup.Push(proc.Close)
-	if err := c.feed(proc, group); err != nil {
+	if err := c.feed(proc); err != nil {
 		return nil, err
 	}
 	proc.Warnings = append(append(c.warnings, group.warnings...), proc.Warnings...)
@@ -94,7 +94,7 @@ func (c *creation) namespaces() error {
 			c.joins = append(c.joins, joined{int(f.Fd()), n.Kind})
 		default:
 			c.newNS[n.Kind] = true
-			if n.Kind != "cgroup" && n.Kind != "time" {
+			if n.Kind != "time" { // that has no clone(2) flag
 				c.fresh |= flag
 			}
 		}
@@ -147,12 +147,18 @@ func (c *creation) makeMounts(group *cgroupWork) error {
 }
 
 // clone starts the stage in its namespaces.
-func (c *creation) clone() (*Process, error) {
+func (c *creation) clone(group *cgroupWork) (*Process, error) {
 	l, err := newLaunch(&c.io)
 	if err != nil {
 		return nil, err
 	}
 	defer l.close()
+	if err := group.wait(); err != nil {
+		return nil, err
+	}
+	if err := l.enter(group.dirs()); err != nil {
+		return nil, err
+	}
 	c.program(l)
 	l.inherit(c.root)
 	for _, fd := range c.mounts {
@@ -168,7 +174,7 @@ func (c *creation) clone() (*Process, error) {
 func (c *creation) program(l *launch) {
 	p := &l.program
 	p.flags = c.fresh
-	first := map[int]int{}
+	first := map[int]int{} // descriptor -> 1 + index of its first try
 	for _, j := range c.joins {
 		if j.kind == "user" || c.user < 0 {
 			continue
@@ -217,15 +223,9 @@ func becomeRoot() []call {
 }
 
 // feed takes the stage through to "ready".
-func (c *creation) feed(proc *Process, group *cgroupWork) error {
+func (c *creation) feed(proc *Process) error {
 	proc.hooks = newHookRunner(c.p)
 	if err := sendFrame(proc.sock, frameConfig, configPayload(c.root, &c.io, c.mounts, c.p.Stage)); err != nil {
-		return proc.lost(err)
-	}
-	if err := group.join(proc.Pid); err != nil {
-		return err
-	}
-	if err := sendFrame(proc.sock, frameGo, nil); err != nil {
 		return proc.lost(err)
 	}
 	if err := proc.serve(c.answer(proc)); err != nil {

@@ -15,12 +15,14 @@ func Exec(target int, p *PreparedExec, io Files) (_ *Process, err error) {
 		return nil, fmt.Errorf("exec in process %d: %w", target, err)
 	}
 	defer unix.Close(pidfd)
-	go WarmCgroups()
 	l, err := newLaunch(&io)
 	if err != nil {
 		return nil, err
 	}
 	defer l.close()
+	if err := l.enter(p.Cgroups); err != nil {
+		return nil, err
+	}
 	joinAll(&l.program, target, pidfd)
 	proc, err := l.start()
 	if err != nil {
@@ -62,14 +64,6 @@ func exists(path string) bool { return unix.Access(path, unix.F_OK) == nil }
 
 func feedExec(proc *Process, p *PreparedExec, io *Files) error {
 	if err := sendFrame(proc.sock, frameConfig, configPayload(-1, io, nil, p.Stage)); err != nil {
-		return proc.lost(err)
-	}
-	for _, dir := range p.Cgroups {
-		if err := joinCgroup(dir, proc.Pid); err != nil {
-			return err
-		}
-	}
-	if err := sendFrame(proc.sock, frameGo, nil); err != nil {
 		return proc.lost(err)
 	}
 	err := proc.serve(func(kind byte, _ []byte, fds []int) error {

@@ -34,6 +34,10 @@ type call struct {
 	unless int
 	// fd is 1 + the index of an earlier call whose result replaces a[0].
 	fd int
+	// store gets the result of the earlier call with index from - 1 before
+	// this one is made (its argument points there).
+	store *uint64
+	from  int
 }
 
 // program is what a forked child does: the calls before run in an
@@ -43,8 +47,14 @@ type call struct {
 type program struct {
 	before, after []call
 	flags         uintptr
-	keep          []any // what the calls' pointers point to
+	keep          []any      // what the calls' pointers point to
+	into          *cloneArgs // the first clone is clone3(2) with these (CLONE_INTO_CGROUP)
 
+}
+
+// cloneArgs is struct clone_args of clone3(2).
+type cloneArgs struct {
+	flags, pidfd, childTID, parentTID, exitSignal, stack, stackSize, tls, setTID, setTIDSize, cgroup uint64
 }
 
 // report is memory that the child shares with us.
@@ -83,7 +93,13 @@ func (p *program) fork() (pid int, failed func() error, err error) {
 		first |= p.flags
 	}
 	syscall.ForkLock.Lock()
-	r, errno := forkRaw(p.before, p.after, first, p.flags|unix.CLONE_PARENT|uintptr(unix.SIGCHLD), rep)
+	var args uintptr
+	if p.into != nil {
+		p.into.flags |= uint64(first &^ 0xff)
+		p.into.exitSignal = uint64(unix.SIGCHLD)
+		args = uintptr(unsafe.Pointer(p.into))
+	}
+	r, errno := forkRaw(p.before, p.after, first, args, p.flags|unix.CLONE_PARENT|uintptr(unix.SIGCHLD), rep)
 	syscall.ForkLock.Unlock()
 	runtime.KeepAlive(p)
 	if errno != 0 {
@@ -134,7 +150,7 @@ func reap(pid int) {
 //go:noinline
 //go:norace
 //go:nocheckptr
-func forkRaw(before, after []call, first, second uintptr, rep *report) (uintptr, syscall.Errno) {
+func forkRaw(before, after []call, first, args, second uintptr, rep *report) (uintptr, syscall.Errno) {
 	var (
 		got  [maxCalls]uintptr
 		ok   [maxCalls]bool
@@ -147,7 +163,11 @@ func forkRaw(before, after []call, first, second uintptr, rep *report) (uintptr,
 		base int
 	)
 	runtimeBeforeFork()
-	r, _, e = syscall.RawSyscall6(unix.SYS_CLONE, first, 0, 0, 0, 0, 0)
+	if args != 0 {
+		r, _, e = syscall.RawSyscall6(unix.SYS_CLONE3, args, unsafe.Sizeof(cloneArgs{}), 0, 0, 0, 0)
+	} else {
+		r, _, e = syscall.RawSyscall6(unix.SYS_CLONE, first, 0, 0, 0, 0, 0)
+	}
 	if e != 0 || r != 0 {
 		runtimeAfterFork()
 		return r, e
@@ -167,6 +187,9 @@ run:
 		a0 = c.a[0]
 		if c.fd != 0 {
 			a0 = got[base+c.fd-1]
+		}
+		if c.store != nil {
+			*c.store = uint64(got[base+c.from-1])
 		}
 		r, _, e = syscall.RawSyscall6(c.nr, a0, c.a[1], c.a[2], c.a[3], c.a[4], c.a[5])
 		if e != 0 {

@@ -13,7 +13,6 @@ import (
 // byte.
 const (
 	frameConfig   = 'C' // -> stage: descriptor table, then Stage as JSON
-	frameGo       = 'G' // -> stage: it is in its cgroups (and hooks have run)
 	frameExec     = 'X' // -> stage: execve now
 	frameHooks    = 'H' // <- stage: everything is mounted; run the hooks of the host's side
 	frameListener = 'L' // <- stage: seccomp listener, as descriptor

@@ -1,74 +1,94 @@
 package runtime
 
 import (
+	"errors"
 	"os"
-	"os/signal"
-	"runtime"
 	"strconv"
-	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
 // initName is argv[0] of the container's init (--init): a process 1 that
-// forwards signals to the image's program and reaps orphans.
+// forwards signals to the image's program and reaps orphans. It is a Go
+// program of two threads (GOMAXPROCS=1, no collector, no os/signal): it
+// counts in the container's limit of processes. The stage has blocked all
+// signals before execve, for all threads to come; they are taken one by one.
 const initName = "wharf-init"
+
+// initEnv stands before the user's environment, in which the Go runtime looks
+// for its settings; the first one counts.
+var initEnv = []string{"GOMAXPROCS=1", "GOGC=off"}
 
 func isInit() bool { return len(os.Args) >= 4 && os.Args[0] == initName }
 
+type sigset [1]uint64
+
+const sigsetSize = 8
+
+func blockSignals() {
+	all := sigset{^uint64(0)}
+	_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&all)), 0, sigsetSize, 0, 0)
+}
+
 // initMain: wharf-init SOCKET PROGRAM ARGV0 ARG...
 func initMain() {
-	runtime.GOMAXPROCS(1)
 	sock, err := strconv.Atoi(os.Args[1])
 	if err != nil {
 		os.Exit(1)
 	}
 	unix.CloseOnExec(sock)
-	signals := make(chan os.Signal, 64)
-	signal.Notify(signals)
-	attr := &syscall.SysProcAttr{Setpgid: true}
-	if _, err := unix.IoctlGetTermios(0, unix.TCGETS); err == nil {
-		signal.Ignore(syscall.SIGTTIN, syscall.SIGTTOU)
-		attr.Foreground, attr.Ctty = true, 0
-	}
-	pid, err := syscall.ForkExec(os.Args[2], os.Args[3:], &syscall.ProcAttr{
-		Env: os.Environ(), Files: inheritedFiles(sock), Sys: attr,
-	})
+	pid, err := startChild(os.Args[2], os.Args[3:])
 	if err != nil {
 		e := execError(os.Args[2], err)
 		_ = sendFrame(sock, frameError, encodeError(e))
 		os.Exit(126)
 	}
+	_ = unix.CloseRange(3, ^uint(0)>>1, 0) // the socket too: that is the word that it runs
 	_ = unix.Close(sock)
-	for i := 3; i < sock; i++ {
-		_ = unix.Close(i)
-	}
-	for sig := range signals {
-		switch sig {
-		case syscall.SIGCHLD:
+	all := sigset{^uint64(0)}
+	for {
+		sig, _, e := unix.RawSyscall6(unix.SYS_RT_SIGTIMEDWAIT, uintptr(unsafe.Pointer(&all)), 0, 0, sigsetSize, 0, 0)
+		switch unix.Signal(sig) {
+		case unix.SIGCHLD:
 			reapAll(pid)
-		case syscall.SIGURG: // the Go runtime's own
-		case syscall.SIGTTIN, syscall.SIGTTOU:
+		case unix.SIGTTIN, unix.SIGTTOU, unix.SIGURG:
 		default:
-			if s, ok := sig.(syscall.Signal); ok {
-				_ = syscall.Kill(pid, s)
+			if e == 0 {
+				_ = unix.Kill(pid, unix.Signal(sig))
 			}
 		}
 	}
 }
 
-// inheritedFiles are the descriptors below the socket, which was moved above
-// all that the program shall get.
-func inheritedFiles(sock int) []uintptr {
-	files := []uintptr{0, 1, 2}
-	for fd := 3; fd < sock; fd++ {
-		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
-		if err != nil || flags&unix.FD_CLOEXEC != 0 {
-			break
-		}
-		files = append(files, uintptr(fd))
+// startChild forks the image's program, in a process group of its own, which
+// gets the terminal. CLONE_VFORK: when it returns, execve has happened or
+// failed.
+func startChild(path string, args []string) (int, error) {
+	p := program{flags: unix.CLONE_VFORK}
+	none := new(sigset)
+	group := new(uint64)
+	p.keep = append(p.keep, none, group)
+	p.after = []call{{nr: unix.SYS_SETPGID, name: "setpgid"}}
+	if _, err := unix.IoctlGetTermios(0, unix.TCGETS); err == nil {
+		p.after = append(p.after,
+			call{nr: unix.SYS_GETPID, name: "getpid"},
+			call{nr: unix.SYS_IOCTL, a: [6]uintptr{0, unix.TIOCSPGRP, uintptr(unsafe.Pointer(group))}, name: "tcsetpgrp", keep: true, store: group, from: 2})
 	}
-	return files
+	env := os.Environ()
+	env = env[min(len(initEnv), len(env)):]
+	p.after = append(p.after,
+		call{nr: unix.SYS_RT_SIGPROCMASK, a: [6]uintptr{unix.SIG_SETMASK, uintptr(unsafe.Pointer(none)), 0, sigsetSize}, name: "sigprocmask"},
+		call{nr: unix.SYS_EXECVE, a: [6]uintptr{p.ptr(path), p.ptrs(args), p.ptrs(env)}, name: "execve"})
+	pid, failed, err := p.fork()
+	if err != nil {
+		return 0, err
+	}
+	if err := failed(); err != nil {
+		reap(pid)
+		return 0, errors.Unwrap(err)
+	}
+	return pid, nil
 }
 
 // reapAll takes every child that ended; when the program has, so does init,

@@ -60,15 +60,31 @@ func NewNamespaces(uids, gids []IDMap, wantNet bool) (user, net *os.File, err er
 	return user, net, nil
 }
 
+// NewNetworkIn makes a network namespace that belongs to a user namespace
+// that is there already (another container's).
+func NewNetworkIn(user *os.File) (*os.File, error) {
+	p := program{flags: unix.CLONE_NEWNET}
+	p.before = append([]call{setnsCall(joined{int(user.Fd()), "user"}, false, 0)}, becomeRoot()...)
+	pid, done, err := p.park()
+	if err != nil {
+		return nil, fmt.Errorf("new network namespace: %w", err)
+	}
+	defer done()
+	return os.Open("/proc/" + strconv.Itoa(pid) + "/ns/net")
+}
+
 // fork clones a child with new namespaces that does nothing but live until
 // done is called.
 func fork(flags uintptr) (pid int, done func(), err error) {
-	p := program{
-		flags: flags,
-		after: []call{
-			{nr: unix.SYS_PRCTL, a: [6]uintptr{unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL)}, name: "prctl"},
-			{nr: unix.SYS_PPOLL, name: "ppoll"}, // no descriptors, no time limit: for ever
-		},
+	p := program{flags: flags}
+	return p.park()
+}
+
+// park runs the program and leaves its last process waiting until done.
+func (p *program) park() (pid int, done func(), err error) {
+	p.after = []call{
+		{nr: unix.SYS_PRCTL, a: [6]uintptr{unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL)}, name: "prctl"},
+		{nr: unix.SYS_PPOLL, name: "ppoll"}, // no descriptors, no time limit: for ever
 	}
 	pid, failed, err := p.fork()
 	if err != nil {

@@ -66,7 +66,6 @@ type stage struct {
 	extra    []int
 	mounts   []int
 	proc     int // a procfs of our own, attached nowhere; nothing can be hidden in it
-	gone     bool
 	warnings []string
 	user     identity
 	program  string
@@ -83,9 +82,6 @@ func (s *stage) run() error {
 		return err
 	}
 	if s.Exec {
-		if err := s.waitGo(); err != nil {
-			return err
-		}
 		if err := s.openProc(); err != nil {
 			return err
 		}
@@ -127,23 +123,6 @@ func (s *stage) receive() error {
 	return nil
 }
 
-// waitGo waits until the caller has put us into our cgroups.
-func (s *stage) waitGo() error {
-	if s.gone {
-		return nil
-	}
-	if err := s.expect(frameGo); err != nil {
-		return err
-	}
-	s.gone = true
-	if s.CgroupNS {
-		if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
-			return fmt.Errorf("new cgroup namespace: %w", err)
-		}
-	}
-	return nil
-}
-
 func (s *stage) expect(want byte) error {
 	kind, _, fds, err := recvFrame(s.sock)
 	closeAll(fds)
@@ -171,9 +150,6 @@ func (s *stage) setup() error {
 		}
 	}
 	if err := s.devices(); err != nil {
-		return err
-	}
-	if err := s.waitGo(); err != nil {
 		return err
 	}
 	if err := s.createHooks(); err != nil {

@@ -9,9 +9,6 @@ import (
 // mountCgroup shows v1 hierarchies (or several of them and v2) below a small
 // tmpfs, as hosts do.
 func (s *stage) mountCgroup(m *StageMount) error {
-	if err := s.waitGo(); err != nil {
-		return err
-	}
 	top, err := newMount("tmpfs", "cgroup", []string{"mode=755", "size=64k"}, m.Attr&^unix.MOUNT_ATTR_RDONLY)
 	if err != nil {
 		return err

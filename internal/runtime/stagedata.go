@@ -16,7 +16,6 @@ type Stage struct {
 	Hostname      string       `json:"hostname,omitempty"`
 	Domainname    string       `json:"domainname,omitempty"`
 	Sysctl        [][2]string  `json:"sysctl,omitempty"`
-	CgroupNS      bool         `json:"cgroupNs,omitempty"`
 	Hooks         bool         `json:"hooks,omitempty"` // the caller has hooks to run before the root is entered
 	CreateHooks   []specs.Hook `json:"createHooks,omitempty"`
 	StartHooks    []specs.Hook `json:"startHooks,omitempty"`

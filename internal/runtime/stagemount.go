@@ -16,11 +16,6 @@ func (s *stage) mount(m *StageMount) error {
 	if m.FS == "cgroup" {
 		return s.mountCgroup(m)
 	}
-	if m.FS == "cgroup2" {
-		if err := s.waitGo(); err != nil { // it shows what the cgroup namespace shows
-			return err
-		}
-	}
 	fd, own, err := s.source(m)
 	if err != nil {
 		return err

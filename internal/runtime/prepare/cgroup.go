@@ -40,7 +40,7 @@ func (c *container) cgroupMount(m *specs.Mount, o *mountOptions, dest string) er
 	attr := o.set
 	if l.Unified() {
 		h := runtime.HostMount{Kind: runtime.HostCgroup, Source: v2, Set: attr, Prop: unix.MS_PRIVATE, Dest: dest}
-		if !c.st.CgroupNS {
+		if _, own := c.ns["cgroup"]; !own {
 			h.Source, h.Recursive = l.V2, true
 		}
 		c.hostMount(h, runtime.StageMount{Dest: dest})

@@ -127,6 +127,10 @@ func (c *container) namespaces() error {
 		default:
 			return refuse("unknown namespace %q", n.Type)
 		}
+		if !c.host.HasNS[string(n.Type)] {
+			c.warn("this kernel has no %s namespaces; the host's is used", n.Type)
+			continue
+		}
 		c.ns[string(n.Type)] = n
 		c.p.Namespaces = append(c.p.Namespaces, runtime.Namespace{Kind: string(n.Type), Path: n.Path})
 	}
@@ -145,12 +149,6 @@ func (c *container) namespaces() error {
 		return refuse("a user namespace needs id maps (Bundle.IDs, or linux.uidMappings and gidMappings)")
 	}
 	c.mapped = len(c.p.UIDMap) > 0
-	if n, ok := c.ns["cgroup"]; ok && n.Path == "" {
-		c.st.CgroupNS = c.host.HasNS["cgroup"]
-		if !c.st.CgroupNS {
-			c.warn("this kernel has no cgroup namespaces; the host's is used")
-		}
-	}
 	return c.timeOffsets()
 }
 
