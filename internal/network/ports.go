@@ -255,8 +255,13 @@ func (r *Room) dropPort(h *portHolder) {
 	if len(r.ports[k]) == 0 {
 		delete(r.ports, k)
 	}
+	h.close()
+}
+
+func (h *portHolder) close() {
 	if h.socket >= 0 {
 		_ = unix.Close(h.socket)
+		h.socket = -1
 	}
 }
 

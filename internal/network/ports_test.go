@@ -15,7 +15,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
-	"golang.org/x/sys/unix"
 
 	"wharf/internal/model"
 )
@@ -225,11 +224,6 @@ func TestRestore(t *testing.T) {
 	eps := attach(t, first, q)
 	attach(t, first, lost.request("bridge"))
 	a.serve(80)
-	for _, hs := range first.ports { // the kernel does this for a daemon that died
-		for _, h := range hs {
-			_ = unix.Close(h.socket)
-		}
-	}
 	if err := first.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -145,13 +145,18 @@ func (o *Options) defaults() {
 	}
 }
 
-// Close ends the room's goroutines. Bridges, links and rules stay: running
-// containers use them.
+// Close ends the room's goroutines and sockets. Bridges, links and rules stay:
+// running containers use them. The room is of no use afterwards.
 func (r *Room) Close() error {
 	r.sweep.close()
 	err := r.fw.close()
 	r.mu.Lock()
 	all := slices.Collect(maps.Values(r.nets))
+	for _, hs := range r.ports {
+		for _, h := range hs {
+			h.close()
+		}
+	}
 	r.mu.Unlock()
 	for _, n := range all {
 		n.making.Lock()
