@@ -51,10 +51,10 @@ func (*Room) Read(ctx context.Context, p model.LogPlan, r model.LogsRequest, don
 	case logopts.Local:
 		f = &localFormat{}
 	default:
-		return nil, fmt.Errorf("configured logging driver does not support reading (%s): %w", p.Driver, errdefs.ErrNotImplemented)
+		return nil, errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("configured logging driver does not support reading (%s)", p.Driver))
 	}
 	if p.Path == "" {
-		return nil, fmt.Errorf("log of %s: no path: %w", p.ContainerName, errdefs.ErrInvalidArgument)
+		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("log of %s: no path", p.ContainerName))
 	}
 	rd := newReader(ctx, p.Path, f, r, done)
 	if err := rd.open(); err != nil {

@@ -39,7 +39,7 @@ func (d *Driver) group(id model.ID, b *model.Bundle) (*cgroup.Group, error) {
 // running.
 func (i *instance) group() (*cgroup.Group, error) {
 	if i.Pid() == 0 {
-		return nil, fmt.Errorf("container %s is not running: %w", i.id.Short(), errdefs.ErrNotFound)
+		return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("container %s is not running", i.id.Short()))
 	}
 	b, err := i.theBundle()
 	if err != nil {

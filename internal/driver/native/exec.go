@@ -38,7 +38,7 @@ func (i *instance) Attach(ctx context.Context, stdin, stdout, stderr bool) (mode
 // Exec starts a further process.
 func (i *instance) Exec(ctx context.Context, e *model.ExecSpec) (driver.Process, error) {
 	if i.Pid() == 0 {
-		return nil, fmt.Errorf("container %s is not running: %w", i.id.Short(), errdefs.ErrNotFound)
+		return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("container %s is not running", i.id.Short()))
 	}
 	b, err := i.theBundle()
 	if err != nil {

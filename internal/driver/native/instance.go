@@ -155,7 +155,7 @@ func (d *Driver) Recover(ctx context.Context, id model.ID) (driver.Instance, err
 			return nil, err
 		}
 		if g, gerr := d.group(id, nil); gerr != nil || !g.Exists() {
-			return nil, fmt.Errorf("no trace of instance %s: %w", id.Short(), errdefs.ErrNotFound)
+			return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("no trace of instance %s", id.Short()))
 		}
 	}
 	i := newInstance(d, id, 0)
@@ -208,7 +208,7 @@ func (i *instance) open(ctx context.Context, q monitorapi.Request) (*conn, error
 func (i *instance) gone(err error) error {
 	var op *os.SyscallError
 	if errors.As(err, &op) || errors.Is(err, io.EOF) || errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
-		return fmt.Errorf("container %s is not running: %w", i.id.Short(), errdefs.ErrNotFound)
+		return errdefs.ErrNotFound.WithMessage(fmt.Sprintf("container %s is not running", i.id.Short()))
 	}
 	return err
 }

@@ -70,7 +70,7 @@ func New(o Options) (*Driver, error) {
 		o.CgroupParent = "wharf"
 	}
 	if !filepath.IsAbs(o.ExecRoot) {
-		return nil, fmt.Errorf("exec root %q has to be an absolute path: %w", o.ExecRoot, errdefs.ErrInvalidArgument)
+		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("exec root %q has to be an absolute path", o.ExecRoot))
 	}
 	fi, err := os.Stat(o.Monitor)
 	if err != nil {
@@ -106,7 +106,7 @@ func (d *Driver) get(id model.ID) *instance {
 // checkID keeps an id from becoming a path.
 func checkID(id model.ID) error {
 	if id == "" || len(id) > 128 || filepath.Base(string(id)) != string(id) || id == "." || id == ".." {
-		return fmt.Errorf("%q is not an instance id: %w", id, errdefs.ErrInvalidArgument)
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%q is not an instance id", id))
 	}
 	return nil
 }

@@ -22,24 +22,43 @@ func (d *Driver) Sandbox(ctx context.Context, b *model.Bundle) (driver.Sandbox, 
 	if b.Spec == nil || b.Spec.Linux == nil {
 		return &sandbox{}, nil
 	}
-	wantUser, wantNet := b.IDs.Mapped(), false
+	wantUser, wantNet, join := b.IDs.Mapped(), false, ""
 	for _, ns := range b.Spec.Linux.Namespaces {
 		switch ns.Type {
 		case specs.UserNamespace:
-			wantUser = ns.Path == ""
+			wantUser, join = ns.Path == "", ns.Path
 		case specs.NetworkNamespace:
 			wantNet = ns.Path == ""
 		}
+	}
+	user, net, err := makeNamespaces(b, wantUser, wantNet, join)
+	if err != nil {
+		return nil, fmt.Errorf("sandbox of %s: %w", b.ID.Short(), err)
+	}
+	return &sandbox{user, net}, nil
+}
+
+// makeNamespaces makes what is wanted. A network namespace has to belong to
+// the user namespace that the container will be in, another container's
+// (join) too: else it could not set its own network sysctls or mount sysfs.
+func makeNamespaces(b *model.Bundle, wantUser, wantNet bool, join string) (user, net *os.File, err error) {
+	if join != "" {
+		if !wantNet {
+			return nil, nil, nil
+		}
+		u, err := os.Open(join)
+		if err != nil {
+			return nil, nil, err
+		}
+		defer u.Close()
+		net, err = runtime.NewNetworkIn(u)
+		return nil, net, err
 	}
 	var uids, gids []runtime.IDMap
 	if wantUser {
 		uids, gids = idMaps(b.Spec.Linux.UIDMappings, b.IDs), idMaps(b.Spec.Linux.GIDMappings, b.IDs)
 	}
-	user, net, err := runtime.NewNamespaces(uids, gids, wantNet)
-	if err != nil {
-		return nil, fmt.Errorf("sandbox of %s: %w", b.ID.Short(), err)
-	}
-	return &sandbox{user, net}, nil
+	return runtime.NewNamespaces(uids, gids, wantNet)
 }
 
 // idMaps are the spec's mappings, or the range when it has none.

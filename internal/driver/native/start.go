@@ -32,14 +32,14 @@ type logPlan struct {
 func (d *Driver) Start(ctx context.Context, b *model.Bundle, sb driver.Sandbox) (_ driver.Instance, err error) {
 	s, ok := sb.(*sandbox)
 	if !ok {
-		return nil, fmt.Errorf("sandbox %T is not the native driver's: %w", sb, errdefs.ErrInvalidArgument)
+		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("sandbox %T is not the native driver's", sb))
 	}
 	defer s.Close()
 	if err := checkID(b.ID); err != nil {
 		return nil, err
 	}
 	if d.get(b.ID) != nil {
-		return nil, fmt.Errorf("instance %s was not released since its last start: %w", b.ID.Short(), errdefs.ErrConflict)
+		return nil, errdefs.ErrConflict.WithMessage(fmt.Sprintf("instance %s was not released since its last start", b.ID.Short()))
 	}
 	var tr trace
 	tr.add("start")
@@ -235,7 +235,7 @@ func (d *Driver) startError(ctx context.Context, id model.ID, err error) error {
 		return fmt.Errorf("wharf-monitor ended before the container was started: %w%s", err, d.lastWords(id))
 	}
 	if f.Code != 0 {
-		return &driver.StartError{Code: f.Code, Err: fmt.Errorf("%s: %w", f.Text, errdefs.ErrInvalidArgument)}
+		return &driver.StartError{Code: f.Code, Err: errdefs.ErrInvalidArgument.WithMessage(f.Text)}
 	}
 	return kind(f)
 }

@@ -31,7 +31,7 @@ func resolveSyslog(ctx context.Context, p *model.LogPlan) error {
 	defer cancel()
 	addrs, err := net.DefaultResolver.LookupIP(ctx, "ip", host)
 	if err != nil {
-		return fmt.Errorf("log-opt %s: look up %s: %w: %w", option, host, err, errdefs.ErrUnavailable)
+		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("log-opt %s: look up %s: %v", option, host, err))
 	}
 	p.Options = maps.Clone(p.Options)
 	p.Options[option] = network + "://" + net.JoinHostPort(addrs[0].String(), port)

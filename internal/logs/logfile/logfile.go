@@ -43,6 +43,7 @@ import (
 	"bytes"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"wharf/internal/logs/logopts"
@@ -115,6 +116,7 @@ type Log struct {
 	split  [3]splitter
 	gap    gap
 	closed bool
+	shown  atomic.Pointer[State] // for State, which does not wait for a write that hangs
 
 	failed  bool  // the present batch lost something
 	telling bool  // it has the entry that tells of the gap
@@ -151,6 +153,7 @@ func Open(p Plan) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
+	l.show()
 	mode, err := logopts.ParseMode(p.Options)
 	if err != nil {
 		return nil, err
@@ -204,9 +207,22 @@ func (l *Log) Flush(stream byte) {
 
 // State returns the counts of this run.
 func (l *Log) State() State {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.state
+	s := *l.shown.Load()
+	if r := l.ring; r != nil {
+		r.mu.Lock()
+		s.LostLines += r.lostLines
+		s.LostBytes += r.lostBytes
+		r.mu.Unlock()
+	}
+	return s
+}
+
+// show makes the state visible. The lock is held.
+func (l *Log) show() {
+	if old := l.shown.Load(); old == nil || *old != l.state {
+		s := l.state
+		l.shown.Store(&s)
+	}
 }
 
 // Close closes the log. Output that comes later is dropped.
@@ -239,6 +255,7 @@ func (l *Log) begin() {
 
 // commit ends a batch.
 func (l *Log) commit() {
+	defer l.show()
 	l.sink.commit()
 	if l.failed {
 		return

@@ -1,6 +1,7 @@
 package logfile
 
 import (
+	"bytes"
 	"errors"
 	"sync"
 )
@@ -21,6 +22,8 @@ type ring struct {
 	size    int
 	writing bool
 	closed  bool
+
+	lostLines, lostBytes uint64 // not told of yet
 }
 
 type piece struct {
@@ -43,16 +46,10 @@ func (r *ring) put(stream byte, p []byte) {
 		return
 	}
 	if r.size+len(p) > r.limit {
+		// Told by run: the log's own lock may be held by a write that hangs.
+		r.lostBytes += uint64(len(p))
+		r.lostLines += uint64(bytes.Count(p, []byte{'\n'}))
 		r.mu.Unlock()
-		lines := uint64(0)
-		for _, c := range p {
-			if c == '\n' {
-				lines++
-			}
-		}
-		r.log.mu.Lock()
-		r.log.lose(lines, uint64(len(p)), errBehind)
-		r.log.mu.Unlock()
 		return
 	}
 	r.queue = append(r.queue, piece{stream, append([]byte(nil), p...)})
@@ -75,7 +72,15 @@ func (r *ring) run() {
 		x := r.queue[0]
 		r.queue = r.queue[1:]
 		r.writing = true
+		lines, lost := r.lostLines, r.lostBytes
+		r.lostLines, r.lostBytes = 0, 0
 		r.mu.Unlock()
+		if lost > 0 {
+			r.log.mu.Lock()
+			r.log.lose(lines, lost, errBehind)
+			r.log.show()
+			r.log.mu.Unlock()
+		}
 		r.log.write(x.stream, x.data)
 		r.mu.Lock()
 		r.size -= len(x.data)

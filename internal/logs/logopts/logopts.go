@@ -52,7 +52,7 @@ var special = map[string][]string{
 func Check(driver string, opts map[string]string) error {
 	own, ok := special[driver]
 	if !ok {
-		return fmt.Errorf("unknown log driver %q: use one of %s: %w", driver, strings.Join(Drivers, ", "), errdefs.ErrInvalidArgument)
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("unknown log driver %q: use one of %s", driver, strings.Join(Drivers, ", ")))
 	}
 	allowed := append(slices.Clone(own), common...)
 	if driver == None {
@@ -60,13 +60,13 @@ func Check(driver string, opts map[string]string) error {
 	}
 	for name := range opts {
 		if strings.HasPrefix(name, "syslog-tls") && driver == Syslog {
-			return fmt.Errorf("log-opt %s: syslog over TLS is not there yet; use tcp, udp or a local socket: %w", name, errdefs.ErrInvalidArgument)
+			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("log-opt %s: syslog over TLS is not there yet; use tcp, udp or a local socket", name))
 		}
 		if !slices.Contains(allowed, name) {
 			if len(allowed) == 0 {
-				return fmt.Errorf("unknown log opt %q: the log driver %s takes no options: %w", name, driver, errdefs.ErrInvalidArgument)
+				return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("unknown log opt %q: the log driver %s takes no options", name, driver))
 			}
-			return fmt.Errorf("unknown log opt %q for %s log driver: it takes %s: %w", name, driver, strings.Join(allowed, ", "), errdefs.ErrInvalidArgument)
+			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("unknown log opt %q for %s log driver: it takes %s", name, driver, strings.Join(allowed, ", ")))
 		}
 	}
 	if _, err := ParseMode(opts); err != nil {
@@ -243,18 +243,18 @@ func ParseSize(s string) (int64, error) {
 	}
 	t = strings.TrimSuffix(t, " ")
 	if t == "" || strings.Trim(t, "0123456789.") != "" {
-		return 0, fmt.Errorf("%q is not a size: %w", s, errdefs.ErrInvalidArgument)
+		return 0, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%q is not a size", s))
 	}
 	f, err := strconv.ParseFloat(t, 64)
 	if err == nil {
 		f *= float64(int64(1) << shift)
 	}
 	if err != nil || f >= math.MaxInt64 {
-		return 0, fmt.Errorf("%q is not a size: %w", s, errdefs.ErrInvalidArgument)
+		return 0, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%q is not a size", s))
 	}
 	return int64(f), nil
 }
 
 func invalid(name, value, remedy string) error {
-	return fmt.Errorf("log-opt %s=%s: %s: %w", name, value, remedy, errdefs.ErrInvalidArgument)
+	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("log-opt %s=%s: %s", name, value, remedy))
 }
