@@ -127,7 +127,8 @@ func assemble(c *core, end context.CancelFunc) *Engine {
 }
 
 // Recover reads the records and takes up what an earlier daemon left; see
-// recoverer. Call it once, before the API is served.
+// recoverer. Call it once, before the API is served. What restart policies
+// want is started behind it.
 func (e *Engine) Recover(ctx context.Context) error { return e.recoverer.run(ctx) }
 
 // Close ends what runs on behalf of containers in this process: watchers,

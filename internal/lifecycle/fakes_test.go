@@ -456,7 +456,7 @@ type fakeDriver struct{ w *world }
 func (fakeDriver) Isolation() model.Isolation { return model.IsolationContainer }
 
 func (f fakeDriver) Sandbox(_ context.Context, b *model.Bundle) (driver.Sandbox, error) {
-	return fakeSandbox{f.w}, f.w.step("sandbox")
+	return fakeSandbox(f), f.w.step("sandbox")
 }
 
 type fakeSandbox struct{ w *world }

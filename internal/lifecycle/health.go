@@ -163,7 +163,7 @@ func (h *health) probe(ctx context.Context, e *entry, inst driver.Instance, k *c
 	out := &limited{}
 	drained := make(chan struct{})
 	go func() { out.drain(p.Stream()); close(drained) }()
-	defer p.Stream().Close()
+	defer func() { _ = p.Stream().Close() }()
 
 	run, stop := context.WithTimeout(ctx, k.timeout)
 	defer stop()

@@ -30,7 +30,7 @@ func (s inspector) Inspect(ctx context.Context, ref string, size bool) (*contain
 	}
 	c := e.record()
 	path, args := command(c.Config)
-	host := *c.HostConfig
+	cfg, host := *c.Config, *c.HostConfig // the door fits them to the API's version
 	net := s.etc(c)
 	out := &container.InspectResponse{
 		ID: string(c.ID), Created: c.Created.Format(time.RFC3339Nano), Path: path, Args: args,
@@ -38,7 +38,7 @@ func (s inspector) Inspect(ctx context.Context, ref string, size bool) (*contain
 		ResolvConfPath: filepath.Join(net, "resolv.conf"), HostnamePath: filepath.Join(net, "hostname"), HostsPath: filepath.Join(net, "hosts"),
 		LogPath: s.plan.Log(*c).Path, Name: "/" + c.Name, RestartCount: c.RestartCount,
 		Driver: storageDriver, Platform: "linux", ProcessLabel: c.ProcessLabel, MountLabel: c.MountLabel,
-		ExecIDs: s.execs.list(e), HostConfig: &host, Config: c.Config,
+		ExecIDs: s.execs.list(e), HostConfig: &host, Config: &cfg,
 		GraphDriver: s.graph(ctx, c),
 		Storage:     &storage.Storage{RootFS: &storage.RootFSStorage{Snapshot: &storage.RootFSStorageSnapshot{Name: storageDriver}}},
 		Mounts:      mountPoints(c),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"golang.org/x/sync/errgroup"
 
@@ -47,6 +48,9 @@ func (s lists) sized(ctx context.Context, r model.ListRequest, out []container.S
 	for i := range out {
 		g.Go(func() (err error) {
 			out[i].SizeRw, out[i].SizeRootFs, err = s.images.Usage(ctx, model.ID(out[i].ID))
+			if errdefs.IsNotFound(err) {
+				return nil // removed meanwhile
+			}
 			return err
 		})
 	}

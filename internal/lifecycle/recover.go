@@ -33,8 +33,8 @@ const recoverers = 32
 const retryTime = 5 * time.Second
 
 // run reads the records, takes up what runs, finishes what was half done,
-// releases what has no record, and then starts what the restart policies
-// want. Containers that cannot be taken up are logged, not fatal.
+// releases what has no record, and then begins to start what the restart
+// policies want. Containers that cannot be taken up are logged, not fatal.
 func (r *recoverer) run(ctx context.Context) error {
 	began := r.now()
 	all, err := r.records.Containers(ctx)
@@ -69,7 +69,7 @@ func (r *recoverer) run(ctx context.Context) error {
 		r.slog.ErrorContext(ctx, "volumes not swept", "err", err)
 	}
 	r.slog.InfoContext(ctx, "containers recovered", "count", len(all), "took", r.now().Sub(began))
-	r.boot(ctx, entries)
+	go r.boot(entries) // the API does not wait for it
 	return nil
 }
 
@@ -271,7 +271,8 @@ func (r *recoverer) swept(ctx context.Context, id model.ID, room string, err err
 }
 
 // boot starts what the restart policies want, those first that others need.
-func (r *recoverer) boot(ctx context.Context, entries []*entry) {
+func (r *recoverer) boot(entries []*entry) {
+	ctx := r.life
 	want := slices.DeleteFunc(slices.Clone(entries), func(e *entry) bool {
 		c := e.record()
 		return e.isGone() || c.State.Phase != container.StateExited || c.State.StartedAt.IsZero() ||

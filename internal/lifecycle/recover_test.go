@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -50,6 +51,7 @@ func TestRecover(t *testing.T) {
 	if err := e.Recover(bg); err != nil {
 		t.Fatal(err)
 	}
+	wait(t, "the restart policy has acted", func() bool { return phase(e, always) == "running" })
 	for id, want := range map[string]container.ContainerState{
 		runs: "running", ended: "exited", lost: "exited", rm: "", always: "running", unless: "exited", created: "created", stopped: "exited", paused: "paused",
 	} {
@@ -162,6 +164,10 @@ func TestBootOrder(t *testing.T) {
 	if err := e.Recover(bg); err != nil {
 		t.Fatal(err)
 	}
+	wait(t, "all are started", func() bool { return strings.Count(strings.Join(w.actions(), " "), "start") == 3 })
+	e.Close()
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	var order []string
 	for _, m := range w.events {
 		if m.Action == "start" {

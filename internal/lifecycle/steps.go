@@ -26,7 +26,7 @@ func walk[T any](ctx context.Context, steps []step[T], t T, times *[]StepTime, r
 		err := s.do(ctx, t)
 		*times = append(*times, StepTime{Name: s.name, Took: time.Since(began)})
 		if err != nil {
-			unwind(ctx, steps[:i+1], t, report)
+			_ = unwind(ctx, steps[:i+1], t, report) // reported there
 			return err
 		}
 	}

@@ -71,7 +71,7 @@ func (s *stopper) stop(ctx context.Context, e *entry, r model.StopRequest, manua
 	case <-s.life.Done():
 		return errdefs.ErrUnavailable.WithMessage("the daemon is stopping")
 	}
-	if _, err := s.request(ctx, e, syscall.SIGKILL, manual); err != nil {
+	if _, err := s.request(context.WithoutCancel(ctx), e, syscall.SIGKILL, manual); err != nil {
 		return err
 	}
 	return s.dead(e, ended)
@@ -117,13 +117,13 @@ func (s *stopper) send(ctx context.Context, e *entry, sig syscall.Signal, byPers
 			return err
 		}
 	}
-	if e.record().State.Phase == container.StateRestarting {
+	if byPerson && e.record().State.Phase == container.StateRestarting {
 		s.cancelRestart(ctx, e)
 		return nil
 	}
 	inst, err := e.instance()
 	if err != nil {
-		return err
+		return err // also while it waits for its restart: nobody is there to get the signal
 	}
 	if err := inst.Signal(ctx, sig); err != nil && !errdefs.IsNotFound(err) { // not found: it is ending
 		return wrap(err, "cannot kill container: %s", e.id)
