@@ -12,7 +12,7 @@ import (
 
 func TestStopAndKill(t *testing.T) {
 	s := newScene(t)
-	id := s.running("busybox", "sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.05; done")
+	id := s.trapping("TERM", 3)
 	s.ok("stop", id)
 	s.equal("trapped", s.inspect(id, "{{.State.Status}} {{.State.ExitCode}}"), "exited 3")
 	s.ok("stop", id) // again is fine
@@ -25,17 +25,34 @@ func TestStopAndKill(t *testing.T) {
 	}
 	s.equal("killed", s.inspect(id, "{{.State.Status}} {{.State.ExitCode}}"), "exited 137")
 
-	id = s.running("--stop-signal", "USR1", "busybox", "sh", "-c", "trap 'exit 4' USR1; while :; do sleep 0.05; done")
+	id = s.trapping("USR1", 4, "--stop-signal", "USR1")
 	s.ok("stop", id)
 	s.equal("stop signal", s.inspect(id, "{{.State.ExitCode}}"), "4")
 
-	id = s.running("busybox", "sh", "-c", "trap 'exit 5' HUP; while :; do sleep 0.05; done")
+	id = s.trapping("HUP", 5)
 	s.ok("kill", "-s", "HUP", id)
 	s.equal("wait", s.ok("wait", id), "5")
 	s.fails(1, "is not running", "kill", id)
 	s.fails(1, "nvalid signal", "kill", "-s", "NONESUCH", s.idle())
 	s.fails(1, "No such container: nonesuch", "stop", "nonesuch")
 	s.fails(1, "No such container: nonesuch", "kill", "nonesuch")
+}
+
+// trapping starts a container that ends with code when the signal comes, and
+// waits until it listens: before that, PID 1 ignores most signals.
+func (s *scene) trapping(signal string, code int, options ...string) string {
+	s.Helper()
+	script := fmt.Sprintf("trap 'exit %d' %s; echo ready; while :; do sleep 0.05; done", code, signal)
+	id := s.running(append(options, "busybox", "sh", "-c", script)...)
+	if err := eventually(5*time.Second, func() error {
+		if got := s.docker("logs", id).out(); got != "ready" {
+			return fmt.Errorf("%s printed %q", id[:12], got)
+		}
+		return nil
+	}); err != nil {
+		s.Error(err)
+	}
+	return id
 }
 
 func TestRestart(t *testing.T) {
