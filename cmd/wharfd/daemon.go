@@ -11,7 +11,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strconv"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -109,23 +108,22 @@ func (d *daemon) await(ctx context.Context, signals <-chan os.Signal, failed <-c
 	}
 }
 
-// drain lets requests end, up to the deadline. Another signal cuts it short.
+// drain lets requests end, up to the deadline or another signal. Those that
+// only show something are cut at once; clients take them up again.
 func (d *daemon) drain(srv *http.Server, signals <-chan os.Signal) {
-	limit := time.Duration(d.cfg.ShutdownTimeout) * time.Second
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(d.cfg.ShutdownTimeout)*time.Second)
 	defer cancel()
-	var once sync.Once
 	go func() {
 		select {
 		case <-signals:
-			once.Do(cancel)
+			cancel()
 		case <-ctx.Done():
 		}
 	}()
-	// Streams (attach, logs -f, events, wait) last as long as what they show:
-	// they are cut, and clients take them up again.
 	d.rooms.closing()
 	if err := srv.Shutdown(ctx); err != nil {
+		slog.Warn("requests did not end in time and are cut", "after", time.Duration(d.cfg.ShutdownTimeout)*time.Second)
+		d.rooms.cut()
 		_ = srv.Close()
 	}
 }

@@ -14,7 +14,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
-	"github.com/opencontainers/go-digest"
 
 	"wharf/internal/archive"
 	"wharf/internal/config"
@@ -43,8 +42,10 @@ type rooms struct {
 	engine   *lifecycle.Engine
 	system   *sysinfo
 
-	streams context.Context // ends when the daemon does
-	closing func()
+	streams context.Context // of requests that last as long as what they show
+	closing func()          // ends those
+	verbs   context.Context // of all others
+	cut     func()          // ends these too
 }
 
 // openRooms opens everything below the data root. held gets what has to be
@@ -52,7 +53,8 @@ type rooms struct {
 func openRooms(ctx context.Context, c *config.Config, live *atomic.Pointer[config.Config], held *undo.Stack) (*rooms, error) {
 	r := &rooms{}
 	r.streams, r.closing = context.WithCancel(ctx)
-	held.Push(func() error { r.closing(); return nil })
+	r.verbs, r.cut = context.WithCancel(ctx)
+	held.Push(func() error { r.closing(); r.cut(); return nil })
 
 	facts := make(chan host.Facts, 1) // some milliseconds of probes, beside the opening of files
 	go func() { facts <- host.Detect(host.Options{DataRoot: c.DataRoot}) }()
@@ -104,7 +106,7 @@ func networkOptions(c *config.Config, records *record.Store) network.Options {
 	o := network.Options{
 		Dir: filepath.Join(c.DataRoot, "network"), Bridge: c.Bridge, BIP: c.BIP, FixedCIDR: c.FixedCIDR, Gateway: c.DefaultGateway,
 		MTU: c.MTU, NoICC: !c.ICC, NoMasquerade: !c.IPMasq, NoIPForward: !c.IPForward, HostBindingIP: c.IP,
-		Publish: records.Publish,
+		DNS: c.DNS, ResolvConf: hostResolv(), Publish: records.Publish,
 	}
 	if c.Bridge == "none" {
 		o.Bridge, o.NoDefault = "", true
@@ -113,6 +115,29 @@ func networkOptions(c *config.Config, records *record.Store) network.Options {
 		o.Pools = append(o.Pools, network.AddressPool{Base: p.Base, Size: p.Size})
 	}
 	return o
+}
+
+// hostResolv is the file that names the host's resolvers. Where systemd's stub
+// answers on loopback, its own file names those behind it.
+func hostResolv() string {
+	const plain, behind = "/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"
+	b, err := os.ReadFile(plain)
+	if err != nil {
+		return plain
+	}
+	servers := 0
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "nameserver" {
+			servers++
+			if f[1] != "127.0.0.53" {
+				return plain
+			}
+		}
+	}
+	if _, err := os.Stat(behind); err != nil || servers == 0 {
+		return plain
+	}
+	return behind
 }
 
 // gateway is the address by which containers of the default bridge reach the
@@ -132,21 +157,14 @@ func (r *rooms) gateway(ctx context.Context) []netip.Addr {
 }
 
 // imageUsers tells the image room which images containers use.
-func (r *rooms) imageUsers(ctx context.Context) ([]image.User, error) {
+func (r *rooms) imageUsers(context.Context) ([]image.User, error) {
 	if r.engine == nil { // still starting: nobody can be told to remove images
 		return nil, nil
 	}
-	list, err := r.engine.List(ctx, model.ListRequest{All: true})
-	if err != nil {
-		return nil, err
-	}
+	list := r.engine.Records()
 	out := make([]image.User, 0, len(list))
-	for _, s := range list {
-		u := image.User{ID: model.ID(s.ID), Image: digest.Digest(s.ImageID), Running: s.State == container.StateRunning || s.State == container.StatePaused || s.State == container.StateRestarting}
-		if len(s.Names) > 0 {
-			u.Name = strings.TrimPrefix(s.Names[0], "/")
-		}
-		out = append(out, u)
+	for _, c := range list {
+		out = append(out, image.User{ID: c.ID, Name: c.Name, Image: c.Image.ID, Running: c.State.Running() || c.State.Phase == container.StateRestarting})
 	}
 	return out, nil
 }
@@ -161,10 +179,25 @@ func (r *rooms) handler() http.Handler {
 		// A request ends with its client, or with the daemon.
 		ctx, cancel := context.WithCancel(q.Context())
 		defer cancel()
-		stop := context.AfterFunc(r.streams, cancel)
+		daemon := r.verbs
+		if isStream(q.URL.Path) {
+			daemon = r.streams
+		}
+		stop := context.AfterFunc(daemon, cancel)
 		defer stop()
 		api.ServeHTTP(w, q.WithContext(ctx))
 	})
+}
+
+// isStream tells requests that end with a container, or never, from those that
+// do a thing and are done.
+func isStream(path string) bool {
+	for _, end := range []string{"/events", "/logs", "/attach", "/attach/ws", "/wait", "/stats"} {
+		if strings.HasSuffix(path, end) {
+			return true
+		}
+	}
+	return strings.HasSuffix(path, "/start") && strings.Contains(path, "/exec/")
 }
 
 // own are the engine's endpoints beside Docker's.

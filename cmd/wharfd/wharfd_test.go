@@ -136,3 +136,14 @@ func TestRelease(t *testing.T) {
 		}
 	}
 }
+
+func TestIsStream(t *testing.T) {
+	for path, want := range map[string]bool{
+		"/v1.50/events": true, "/containers/x/logs": true, "/containers/x/attach": true, "/containers/x/wait": true, "/exec/x/start": true,
+		"/containers/x/start": false, "/images/create": false, "/containers/x/stop": false, "/containers/x/archive": false,
+	} {
+		if isStream(path) != want {
+			t.Error(path)
+		}
+	}
+}

@@ -237,6 +237,9 @@ func (c *Config) checkRest() error {
 			return fmt.Errorf("features: %q is not known", name)
 		}
 	}
+	if c.SELinuxEnabled {
+		return fmt.Errorf("selinux-enabled: labels for containers are not there yet; the daemon runs without, as dockerd does by default")
+	}
 	if c.Experimental {
 		c.note("experimental has no effect: there is nothing experimental to turn on")
 	}
