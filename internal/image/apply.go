@@ -45,7 +45,7 @@ func apply(ctx context.Context, root string, r io.Reader) (*applier, error) {
 	_, err := archive.Apply(ctx, root, r, archive.WithFilter(a.see), archive.WithConvertWhiteout(a.whiteout))
 	if err != nil {
 		if errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return nil, fmt.Errorf("layer is not a whole tar archive: %w: %w", err, errdefs.ErrInvalidArgument)
+			return nil, refuse(errdefs.ErrInvalidArgument, "layer is not a whole tar archive: %w", err)
 		}
 		return nil, err
 	}

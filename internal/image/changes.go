@@ -54,7 +54,7 @@ type walker struct {
 
 func walkChanges(ctx context.Context, r model.Rootfs, fn changeFunc) error {
 	w := walker{ctx, fn}
-	es, err := w.read(r.Upper, r.Lower)
+	es, _, err := w.read("/", r.Upper, r.Lower)
 	if err != nil {
 		return err
 	}
@@ -69,20 +69,38 @@ type changed struct {
 	below []changed
 }
 
-// read lists what differs between the directory upper and the same directory
-// in lowers, topmost first.
-func (w *walker) read(upper string, lowers []string) ([]changed, error) {
+// placeholders are what the runtime makes where the image has nothing to mount
+// over. As long as they are empty they are no change of the container's, in
+// Docker because they lie in a layer of their own.
+var placeholders = map[string]bool{
+	"/dev": true, "/dev/console": true, "/dev/mqueue": true, "/dev/pts": true, "/dev/shm": true, "/proc": true, "/sys": true,
+	"/etc": true, "/etc/hostname": true, "/etc/hosts": true, "/etc/mtab": true, "/etc/resolv.conf": true,
+	"/.dockerenv": true, "/run": true, "/run/.containerenv": true,
+}
+
+// isPlaceholder: c, at path, is one of them and nothing was put there.
+func (c *changed) isPlaceholder(path string) bool {
+	if c.kind != changeAdd || !placeholders[path] {
+		return false
+	}
+	return (c.info.IsDir() && len(c.below) == 0) || (c.info.Mode().IsRegular() && c.info.Size() == 0) ||
+		(path == "/etc/mtab" && c.info.Mode()&fs.ModeSymlink != 0)
+}
+
+// read lists what differs between the directory upper, called at in the
+// container, and the same directory in lowers, topmost first. made says that
+// placeholders were left out.
+func (w *walker) read(at, upper string, lowers []string) (out []changed, made bool, err error) {
 	if err := w.ctx.Err(); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	es, err := os.ReadDir(upper)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil // the container is alive
+		return nil, false, nil // the container is alive
 	}
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	var out []changed
 	seen := map[string]bool{}
 	for _, e := range es {
 		info, err := e.Info()
@@ -90,30 +108,35 @@ func (w *walker) read(upper string, lowers []string) ([]changed, error) {
 			continue
 		}
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		seen[e.Name()] = true
-		c, err := w.compare(filepath.Join(upper, e.Name()), info, lowers)
+		path := filepath.Join(at, e.Name())
+		c, err := w.compare(path, filepath.Join(upper, e.Name()), info, lowers)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
-		if c != nil {
+		switch {
+		case c == nil:
+		case c.isPlaceholder(path):
+			made = true
+		default:
 			out = append(out, *c)
 		}
 	}
 	if isOpaque(upper) {
 		gone, err := hidden(lowers, seen)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		out = append(out, gone...)
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].name < out[j].name })
-	return out, nil
+	return out, made, nil
 }
 
 // compare looks at one entry of an upper directory. nil: no change.
-func (w *walker) compare(path string, info fs.FileInfo, lowers []string) (*changed, error) {
+func (w *walker) compare(at, path string, info fs.FileInfo, lowers []string) (*changed, error) {
 	c := &changed{name: info.Name(), info: info, kind: changeAdd}
 	old, dirs, err := lookLower(lowers, info.Name())
 	if err != nil {
@@ -132,10 +155,12 @@ func (w *walker) compare(path string, info fs.FileInfo, lowers []string) (*chang
 	if !info.IsDir() {
 		return c, nil
 	}
-	if c.below, err = w.read(path, dirs); err != nil {
+	below, made, err := w.read(at, path, dirs)
+	if err != nil {
 		return nil, err
 	}
-	if len(dirs) > 0 && len(c.below) == 0 && sameDir(old, info) {
+	c.below = below
+	if len(dirs) > 0 && len(c.below) == 0 && sameDir(old, info, made) {
 		return nil, nil // only copied up
 	}
 	return c, nil
@@ -222,11 +247,12 @@ func isOpaque(dir string) bool {
 	return false
 }
 
-// sameDir: nobody changed the directory itself.
-func sameDir(old, now fs.FileInfo) bool {
+// sameDir: nobody changed the directory itself. Its time says nothing when the
+// runtime made something in it.
+func sameDir(old, now fs.FileInfo, made bool) bool {
 	a, ok1 := old.Sys().(*syscall.Stat_t)
 	b, ok2 := now.Sys().(*syscall.Stat_t)
-	return ok1 && ok2 && a.Mode == b.Mode && a.Uid == b.Uid && a.Gid == b.Gid && a.Mtim == b.Mtim
+	return ok1 && ok2 && a.Mode == b.Mode && a.Uid == b.Uid && a.Gid == b.Gid && (made || a.Mtim == b.Mtim)
 }
 
 // continuityKind is the same kind in the words of containerd's tar writer.

@@ -178,7 +178,7 @@ var errNoChange = errors.New("no change")
 // writeDiff writes the writable layer as a gzipped layer. diffID "" : there is
 // no change.
 func (s *Store) writeDiff(ctx context.Context, r model.Rootfs) (ocispec.Descriptor, digest.Digest, error) {
-	d, diffID, err := s.writeLayer(ctx, func(w io.Writer) error {
+	d, diffID, err := s.writeLayer(ctx, compressed, func(w io.Writer) error {
 		// The overlay's order: a directory before its content; the tar writer
 		// turns deletions into whiteouts and keeps hard links.
 		cw, n := archive.NewChangeWriter(w, r.Upper), 0
@@ -200,8 +200,22 @@ func (s *Store) writeDiff(ctx context.Context, r model.Rootfs) (ocispec.Descript
 	return d, diffID, err
 }
 
-// writeLayer stores what fill writes as a gzipped layer.
-func (s *Store) writeLayer(ctx context.Context, fill func(io.Writer) error) (_ ocispec.Descriptor, _ digest.Digest, err error) {
+// compressed asks writeLayer to gzip what is written.
+const compressed = ""
+
+// layerWriter is where a layer is written: Write takes the uncompressed tar.
+// Who has the blob's bytes already (import) writes to blob and plain itself.
+type layerWriter struct {
+	blob  io.Writer
+	plain digest.Digester
+	tar   io.Writer
+}
+
+func (l *layerWriter) Write(p []byte) (int, error) { return l.tar.Write(p) }
+
+// writeLayer stores what fill writes as a layer: gzipped, or with a media type
+// as the bytes that fill writes to the layerWriter's parts.
+func (s *Store) writeLayer(ctx context.Context, mediaType string, fill func(io.Writer) error) (_ ocispec.Descriptor, _ digest.Digest, err error) {
 	ref := "layer-" + string(model.NewID())
 	w, err := content.OpenWriter(ctx, s.cs, content.WithRef(ref))
 	if err != nil {
@@ -213,22 +227,28 @@ func (s *Store) writeLayer(ctx context.Context, fill func(io.Writer) error) (_ o
 			_ = s.cs.Abort(context.WithoutCancel(ctx), ref)
 		}
 	}()
-	plain := digest.Canonical.Digester()
-	z := gzip.NewWriter(w)
-	if err := fill(io.MultiWriter(z, plain.Hash())); err != nil {
-		return ocispec.Descriptor{}, "", err
+	l := &layerWriter{blob: w, plain: digest.Canonical.Digester()}
+	if mediaType == compressed {
+		mediaType = ocispec.MediaTypeImageLayerGzip
+		z := gzip.NewWriter(w)
+		l.tar = io.MultiWriter(z, l.plain.Hash())
+		if err = fill(l); err == nil {
+			err = z.Close()
+		}
+	} else {
+		err = fill(l)
 	}
-	if err := z.Close(); err != nil {
+	if err != nil {
 		return ocispec.Descriptor{}, "", err
 	}
 	st, err := w.Status()
 	if err != nil {
 		return ocispec.Descriptor{}, "", err
 	}
-	d := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerGzip, Digest: w.Digest(), Size: st.Offset}
-	err = w.Commit(ctx, d.Size, d.Digest, content.WithLabels(map[string]string{labels.LabelUncompressed: plain.Digest().String()}))
+	d := ocispec.Descriptor{MediaType: mediaType, Digest: w.Digest(), Size: st.Offset}
+	err = w.Commit(ctx, d.Size, d.Digest, content.WithLabels(map[string]string{labels.LabelUncompressed: l.plain.Digest().String()}))
 	if errdefs.IsAlreadyExists(err) {
 		err = nil
 	}
-	return d, plain.Digest(), err
+	return d, l.plain.Digest(), err
 }

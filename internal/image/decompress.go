@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"compress/bzip2"
-	"fmt"
 	"io"
 
 	"github.com/containerd/errdefs"
@@ -48,19 +47,19 @@ func decompress(r io.Reader) (*decompressed, error) {
 	case bytes.HasPrefix(head, magicGzip):
 		z, err := gzip.NewReader(br)
 		if err != nil {
-			return nil, fmt.Errorf("gzip: %w: %w", err, errdefs.ErrInvalidArgument)
+			return nil, refuse(errdefs.ErrInvalidArgument, "gzip: %w", err)
 		}
 		return &decompressed{Reader: z, close: func() { z.Close() }}, nil
 	case bytes.HasPrefix(head, magicZstd) || isSkippable(head):
 		z, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true))
 		if err != nil {
-			return nil, fmt.Errorf("zstd: %w: %w", err, errdefs.ErrInvalidArgument)
+			return nil, refuse(errdefs.ErrInvalidArgument, "zstd: %w", err)
 		}
 		return &decompressed{Reader: z, close: z.Close}, nil
 	case bytes.HasPrefix(head, magicBzip2):
 		return &decompressed{Reader: bzip2.NewReader(br)}, nil
 	case bytes.HasPrefix(head, magicXz):
-		return nil, fmt.Errorf("xz archives cannot be read; decompress it first (xz -dc FILE | wharf load): %w", errdefs.ErrNotImplemented)
+		return nil, refuse(errdefs.ErrNotImplemented, "xz archives cannot be read; decompress it first (xz -dc FILE | wharf load)")
 	}
 	return &decompressed{Reader: br, plain: true}, nil
 }

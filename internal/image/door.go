@@ -154,7 +154,7 @@ func (s *Store) Login(ctx context.Context, auth registry.AuthConfig) (status, to
 	ctx = s.ctx(ctx)
 	domain := loginDomain(auth.ServerAddress)
 	if _, err := reference.ParseNormalizedNamed(domain + "/x"); err != nil {
-		return "", "", fmt.Errorf("registry address %q: %w: %w", auth.ServerAddress, err, errdefs.ErrInvalidArgument)
+		return "", "", refuse(errdefs.ErrInvalidArgument, "registry address %q: %w", auth.ServerAddress, err)
 	}
 	hosts, err := s.hosts(ctx, domain, &auth)
 	if err != nil {

@@ -3,7 +3,6 @@ package image
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -25,7 +24,7 @@ func (s *Store) fetchDocument(ctx context.Context, f remotes.Fetcher, desc ocisp
 		return nil, err
 	}
 	if desc.Size > limit {
-		return nil, fmt.Errorf("%s has %d bytes, more than the %d allowed: %w", desc.Digest, desc.Size, limit, errdefs.ErrInvalidArgument)
+		return nil, refuse(errdefs.ErrInvalidArgument, "%s has %d bytes, more than the %d allowed", desc.Digest, desc.Size, limit)
 	}
 	var b []byte
 	err := retry(ctx, nil, func() (bool, error) {
@@ -41,10 +40,10 @@ func (s *Store) fetchDocument(ctx context.Context, f remotes.Fetcher, desc ocisp
 		return nil, err
 	}
 	if int64(len(b)) > limit {
-		return nil, fmt.Errorf("%s has more than the %d bytes allowed: %w", desc.Digest, limit, errdefs.ErrInvalidArgument)
+		return nil, refuse(errdefs.ErrInvalidArgument, "%s has more than the %d bytes allowed", desc.Digest, limit)
 	}
 	if got := desc.Digest.Algorithm().FromBytes(b); got != desc.Digest {
-		return nil, fmt.Errorf("%w: %s instead of %s: %w", errDigest, got, desc.Digest, errdefs.ErrDataLoss)
+		return nil, refuse(errdefs.ErrDataLoss, "%w: %s instead of %s", errDigest, got, desc.Digest)
 	}
 	_, err = s.writeBytes(ctx, b, desc.MediaType)
 	return b, err
@@ -91,9 +90,9 @@ func (s *Store) fetchOnce(ctx context.Context, f remotes.Fetcher, desc ocispec.D
 		// What is there is worth nothing: begin anew next time.
 		_ = s.cs.Abort(context.WithoutCancel(ctx), ref)
 		if before > 0 {
-			return before, before, fmt.Errorf("digest of the resumed download is wrong: %w", errdefs.ErrUnavailable)
+			return before, before, refuse(errdefs.ErrUnavailable, "digest of the resumed download is wrong")
 		}
-		return before, now, fmt.Errorf("%w: %s instead of %s: %w", errDigest, w.Digest(), desc.Digest, errdefs.ErrDataLoss)
+		return before, now, refuse(errdefs.ErrDataLoss, "%w: %s instead of %s", errDigest, w.Digest(), desc.Digest)
 	}
 	return before, now, err
 }
@@ -108,7 +107,7 @@ func copyFrom(ctx context.Context, f remotes.Fetcher, desc ocispec.Descriptor, o
 	if offset > 0 {
 		sk, ok := rc.(io.Seeker)
 		if !ok {
-			return 0, fmt.Errorf("download cannot be resumed: %w", errdefs.ErrNotImplemented)
+			return 0, refuse(errdefs.ErrNotImplemented, "download cannot be resumed")
 		}
 		if _, err := sk.Seek(offset, io.SeekStart); err != nil {
 			return 0, err
@@ -127,7 +126,7 @@ func copyFrom(ctx context.Context, f remotes.Fetcher, desc ocispec.Descriptor, o
 func (s *Store) holdFetched(ctx context.Context, d digest.Digest) error {
 	err := s.hold(ctx, d)
 	if errdefs.IsNotFound(err) {
-		return fmt.Errorf("blob %s was collected: %w", d, errdefs.ErrUnavailable)
+		return refuse(errdefs.ErrUnavailable, "blob %s was collected", d)
 	}
 	return err
 }

@@ -2,7 +2,6 @@ package image
 
 import (
 	"context"
-	"fmt"
 	"path"
 	"slices"
 	"strconv"
@@ -86,11 +85,11 @@ func (s *Store) listTest(ctx context.Context, key, v string) (func(*entry) bool,
 		return func(e *entry) bool { return e.created.Before(at) }, nil
 	case "reference":
 		if _, err := path.Match(v, ""); err != nil {
-			return nil, fmt.Errorf("invalid filter 'reference=%s': %w: %w", v, err, errdefs.ErrInvalidArgument)
+			return nil, refuse(errdefs.ErrInvalidArgument, "invalid filter 'reference=%s': %w", v, err)
 		}
 		return nil, nil
 	}
-	return nil, fmt.Errorf("invalid filter '%s': %w", key, errdefs.ErrInvalidArgument)
+	return nil, refuse(errdefs.ErrInvalidArgument, "invalid filter '%s'", key)
 }
 
 func boolValue(key, v string) (bool, error) {
@@ -100,7 +99,7 @@ func boolValue(key, v string) (bool, error) {
 	case "0", "false", "False", "FALSE", "f", "F":
 		return false, nil
 	}
-	return false, fmt.Errorf("invalid filter '%s=%s': want true or false: %w", key, v, errdefs.ErrInvalidArgument)
+	return false, refuse(errdefs.ErrInvalidArgument, "invalid filter '%s=%s': want true or false", key, v)
 }
 
 // hasLabel matches KEY or KEY=VALUE.
@@ -124,7 +123,7 @@ func parseUntil(v string) (time.Time, error) {
 	if sec, err := strconv.ParseFloat(v, 64); err == nil && sec >= 0 && sec < 1e12 {
 		return time.UnixMicro(int64(sec * 1e6)), nil
 	}
-	return time.Time{}, fmt.Errorf("invalid filter 'until=%s': want a time, seconds since the epoch, or a duration: %w", v, errdefs.ErrInvalidArgument)
+	return time.Time{}, refuse(errdefs.ErrInvalidArgument, "invalid filter 'until=%s': want a time, seconds since the epoch, or a duration", v)
 }
 
 // matchReferences keeps an image of which some name matches, and shows only

@@ -2,6 +2,8 @@ package image
 
 import (
 	"archive/tar"
+	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -66,29 +68,50 @@ func (s *Store) Import(ctx context.Context, r io.Reader, repo, tag, message stri
 	return nil
 }
 
-// importLayer stores the tar gzipped, whatever it came in.
+// importLayer stores the tar as it came, gzip or zstd or not compressed; only
+// what no image may hold (bzip2) is compressed anew.
 func (s *Store) importLayer(ctx context.Context, r io.Reader) (ocispec.Descriptor, digest.Digest, error) {
-	z, err := decompress(r)
-	if err != nil {
-		return ocispec.Descriptor{}, "", err
-	}
-	defer z.Close()
-	return s.writeLayer(ctx, func(w io.Writer) error {
-		// Read through a tar reader: what is no tar is refused here and not
-		// by whoever unpacks it later.
-		tr := tar.NewReader(io.TeeReader(z, w))
-		for {
-			_, err := tr.Next()
-			if errors.Is(err, io.EOF) {
-				break
-			}
-			if err != nil {
-				return fmt.Errorf("not a whole tar archive: %w: %w", err, errdefs.ErrInvalidArgument)
-			}
+	br := bufio.NewReaderSize(r, 64<<10)
+	head, _ := br.Peek(4)
+	mt := ocispec.MediaTypeImageLayer
+	switch {
+	case bytes.HasPrefix(head, magicGzip):
+		mt = ocispec.MediaTypeImageLayerGzip
+	case bytes.HasPrefix(head, magicZstd):
+		mt = ocispec.MediaTypeImageLayerZstd
+	case bytes.HasPrefix(head, magicBzip2):
+		z, err := decompress(br)
+		if err != nil {
+			return ocispec.Descriptor{}, "", err
 		}
-		_, err := io.Copy(w, z)
-		return err
+		return s.writeLayer(ctx, compressed, func(w io.Writer) error { return readTar(io.TeeReader(z, w)) })
+	}
+	return s.writeLayer(ctx, mt, func(w io.Writer) error {
+		lw := w.(*layerWriter)
+		z, err := decompress(io.TeeReader(br, lw.blob))
+		if err != nil {
+			return err
+		}
+		defer z.Close()
+		return readTar(io.TeeReader(z, lw.plain.Hash()))
 	})
+}
+
+// readTar reads a whole tar and what follows it: what is no tar is refused
+// here and not by whoever unpacks it later.
+func readTar(r io.Reader) error {
+	tr := tar.NewReader(r)
+	for n := 0; ; n++ {
+		_, err := tr.Next()
+		if errors.Is(err, io.EOF) && n > 0 {
+			break
+		}
+		if err != nil {
+			return refuse(errdefs.ErrInvalidArgument, "not a whole tar archive: %w", err)
+		}
+	}
+	_, err := io.Copy(io.Discard, r)
+	return err
 }
 
 func importName(repo, tag string) (string, error) {
@@ -103,7 +126,7 @@ func importName(repo, tag string) (string, error) {
 		return "", err
 	}
 	if strings.Contains(n.String(), "@") {
-		return "", fmt.Errorf("cannot import digest reference %s: %w", repo, errdefs.ErrInvalidArgument)
+		return "", refuse(errdefs.ErrInvalidArgument, "cannot import digest reference %s", repo)
 	}
 	return n.String(), nil
 }
@@ -113,7 +136,7 @@ func (s *Store) importConfig(changes []string) (*container.Config, error) {
 		return &container.Config{}, nil
 	}
 	if s.opts.Changes == nil {
-		return nil, fmt.Errorf("import with changes (%q): %w", changes[0], errdefs.ErrNotImplemented)
+		return nil, refuse(errdefs.ErrNotImplemented, "import with changes (%q)", changes[0])
 	}
 	return s.opts.Changes(&container.Config{}, changes)
 }

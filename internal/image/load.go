@@ -83,10 +83,10 @@ func (l *loader) read(r io.Reader) error {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("not a whole tar archive: %w: %w", err, errdefs.ErrInvalidArgument)
+			return refuse(errdefs.ErrInvalidArgument, "not a whole tar archive: %w", err)
 		}
 		if n >= maxArchiveEntries {
-			return fmt.Errorf("archive has more than %d entries: %w", maxArchiveEntries, errdefs.ErrInvalidArgument)
+			return refuse(errdefs.ErrInvalidArgument, "archive has more than %d entries", maxArchiveEntries)
 		}
 		if err := l.entry(h, tr); err != nil {
 			return err
@@ -115,7 +115,7 @@ func (l *loader) entry(h *tar.Header, r io.Reader) error {
 	}
 	for k := range h.PAXRecords {
 		if strings.HasPrefix(k, "GNU.sparse.") {
-			return fmt.Errorf("archive entry %q is sparse: %w", name, errdefs.ErrInvalidArgument)
+			return refuse(errdefs.ErrInvalidArgument, "archive entry %q is sparse", name)
 		}
 	}
 	switch name {
@@ -135,14 +135,14 @@ func (l *loader) entry(h *tar.Header, r io.Reader) error {
 func archiveName(name string) (string, error) {
 	clean := path.Clean(name)
 	if len(name) > 4096 || strings.HasPrefix(clean, "/") || clean == ".." || strings.HasPrefix(clean, "../") {
-		return "", fmt.Errorf("archive entry %.80q points outside of the archive: %w", name, errdefs.ErrInvalidArgument)
+		return "", refuse(errdefs.ErrInvalidArgument, "archive entry %.80q points outside of the archive", name)
 	}
 	return clean, nil
 }
 
 func readLimited(r io.Reader, size, limit int64) ([]byte, error) {
 	if size > limit {
-		return nil, fmt.Errorf("%d bytes, more than the %d allowed: %w", size, limit, errdefs.ErrInvalidArgument)
+		return nil, refuse(errdefs.ErrInvalidArgument, "%d bytes, more than the %d allowed", size, limit)
 	}
 	return io.ReadAll(io.LimitReader(r, limit))
 }
@@ -154,7 +154,7 @@ func (l *loader) blob(name string, size int64, r io.Reader) error {
 	if rest, ok := strings.CutPrefix(name, "blobs/"); ok {
 		want = digest.Digest(strings.Replace(rest, "/", ":", 1))
 		if err := want.Validate(); err != nil {
-			return fmt.Errorf("archive entry %q: %w: %w", name, err, errdefs.ErrInvalidArgument)
+			return refuse(errdefs.ErrInvalidArgument, "archive entry %q: %w", name, err)
 		}
 	}
 	desc := ocispec.Descriptor{Digest: want, Size: size}
@@ -170,7 +170,7 @@ func (l *loader) blob(name string, size int64, r io.Reader) error {
 	layer := looksLikeLayer(br)
 	dgst, fresh, err := l.s.ingest(l.ctx, "load-"+string(model.NewID()), br, size, want)
 	if errors.Is(err, io.ErrUnexpectedEOF) {
-		err = fmt.Errorf("not a whole tar archive: %w: %w", err, errdefs.ErrInvalidArgument)
+		err = refuse(errdefs.ErrInvalidArgument, "not a whole tar archive: %w", err)
 	}
 	if err != nil {
 		return fmt.Errorf("archive entry %q: %w", name, err)
@@ -207,7 +207,7 @@ func (s *Store) ingest(ctx context.Context, ref string, r io.Reader, size int64,
 	}
 	got := w.Digest()
 	if want != "" && got != want {
-		return "", false, fmt.Errorf("its digest is %s, not %s: %w", got, want, errdefs.ErrInvalidArgument)
+		return "", false, refuse(errdefs.ErrInvalidArgument, "its digest is %s, not %s", got, want)
 	}
 	err = w.Commit(ctx, size, want)
 	if errdefs.IsAlreadyExists(err) {
@@ -258,7 +258,7 @@ func (l *loader) lookup(name string) (ocispec.Descriptor, error) {
 		}
 		key = to
 	}
-	return ocispec.Descriptor{}, fmt.Errorf("%.120q is named but not in the archive: %w", name, errdefs.ErrInvalidArgument)
+	return ocispec.Descriptor{}, refuse(errdefs.ErrInvalidArgument, "%.120q is named but not in the archive", name)
 }
 
 // loadEntry is one image of an archive.
@@ -276,9 +276,9 @@ func (l *loader) entries() ([]loadEntry, error) {
 	case l.docs["manifest.json"] != nil:
 		return l.dockerEntries()
 	case l.docs["repositories"] != nil:
-		return nil, fmt.Errorf("archive was written by Docker before 1.10; save it again with a newer one: %w", errdefs.ErrNotImplemented)
+		return nil, refuse(errdefs.ErrNotImplemented, "archive was written by Docker before 1.10; save it again with a newer one")
 	}
-	return nil, fmt.Errorf("archive has neither index.json with oci-layout nor manifest.json: not an image archive (a root file system goes through `import`): %w", errdefs.ErrInvalidArgument)
+	return nil, refuse(errdefs.ErrInvalidArgument, "archive has neither index.json with oci-layout nor manifest.json: not an image archive (a root file system goes through `import`)")
 }
 
 func (l *loader) ociEntries() ([]loadEntry, error) {
@@ -287,7 +287,7 @@ func (l *loader) ociEntries() ([]loadEntry, error) {
 		return nil, err
 	}
 	if len(idx.Manifests) > maxLayers {
-		return nil, fmt.Errorf("index.json lists %d images, more than %d: %w", len(idx.Manifests), maxLayers, errdefs.ErrInvalidArgument)
+		return nil, refuse(errdefs.ErrInvalidArgument, "index.json lists %d images, more than %d", len(idx.Manifests), maxLayers)
 	}
 	var es []loadEntry
 	byDigest := map[digest.Digest]int{}
@@ -337,10 +337,10 @@ type dockerEntry struct {
 func (l *loader) dockerEntries() ([]loadEntry, error) {
 	var ds []dockerEntry
 	if err := json.Unmarshal(l.docs["manifest.json"], &ds); err != nil {
-		return nil, fmt.Errorf("manifest.json: %w: %w", err, errdefs.ErrInvalidArgument)
+		return nil, refuse(errdefs.ErrInvalidArgument, "manifest.json: %w", err)
 	}
 	if len(ds) > maxLayers {
-		return nil, fmt.Errorf("manifest.json lists %d images, more than %d: %w", len(ds), maxLayers, errdefs.ErrInvalidArgument)
+		return nil, refuse(errdefs.ErrInvalidArgument, "manifest.json lists %d images, more than %d", len(ds), maxLayers)
 	}
 	var es []loadEntry
 	for _, d := range ds {
@@ -375,7 +375,7 @@ func (l *loader) dockerManifest(d dockerEntry) (ocispec.Descriptor, error) {
 		Layers        []ocispec.Descriptor `json:"layers"`
 	}{2, images.MediaTypeDockerSchema2Manifest, cfg, []ocispec.Descriptor{}}
 	if len(d.Layers) > maxLayers {
-		return ocispec.Descriptor{}, fmt.Errorf("image with %d layers, more than %d: %w", len(d.Layers), maxLayers, errdefs.ErrInvalidArgument)
+		return ocispec.Descriptor{}, refuse(errdefs.ErrInvalidArgument, "image with %d layers, more than %d", len(d.Layers), maxLayers)
 	}
 	for _, name := range d.Layers {
 		layer, err := l.lookup(name)
@@ -449,7 +449,7 @@ func (l *loader) unpack(e loadEntry, ps []ocispec.Platform) error {
 	for i := range ps {
 		v, err := l.s.variant(l.ctx, e.desc, &ps[i])
 		if errors.Is(err, errNoPlatform) {
-			return fmt.Errorf("the archive has no image for %s: %w", platforms.Format(ps[i]), errdefs.ErrNotFound)
+			return refuse(errdefs.ErrNotFound, "the archive has no image for %s", platforms.Format(ps[i]))
 		}
 		if err != nil {
 			return err
@@ -464,7 +464,7 @@ func (l *loader) unpack(e loadEntry, ps []ocispec.Platform) error {
 	v, err := l.s.variant(l.ctx, e.desc, nil)
 	if errors.Is(err, errNoPlatform) {
 		if !images.IsIndexType(e.desc.MediaType) {
-			return fmt.Errorf("image %s: its configuration is not in the archive: %w", e.desc.Digest, errdefs.ErrInvalidArgument)
+			return refuse(errdefs.ErrInvalidArgument, "image %s: its configuration is not in the archive", e.desc.Digest)
 		}
 		return nil
 	}

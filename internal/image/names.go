@@ -2,7 +2,6 @@ package image
 
 import (
 	"context"
-	"fmt"
 	"regexp"
 	"strings"
 	"time"
@@ -34,11 +33,11 @@ const maxRef = 1024
 // tag is dropped, as Docker does.
 func parseRef(ref string) (reference.Named, error) {
 	if len(ref) > maxRef {
-		return nil, fmt.Errorf("invalid reference format: longer than %d characters: %w", maxRef, errdefs.ErrInvalidArgument)
+		return nil, refuse(errdefs.ErrInvalidArgument, "invalid reference format: longer than %d characters", maxRef)
 	}
 	n, err := reference.ParseDockerRef(ref)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+		return nil, refuse(errdefs.ErrInvalidArgument, "%w", err)
 	}
 	return n, nil
 }
@@ -70,21 +69,17 @@ func repoForms(img images.Image) (tag, dgst string) {
 
 var hexID = regexp.MustCompile(`^(sha256:)?[a-f0-9]{1,64}$`)
 
-// notFound is Docker's text for an image that is not there.
+// notFound is Docker's text for an image that is not there: "No such image:
+// x:latest".
 func notFound(ref string) error {
-	if !hexID.MatchString(ref) {
-		if n, err := reference.ParseNormalizedNamed(ref); err == nil {
-			ref = reference.FamiliarString(reference.TagNameOnly(n))
+	if r, err := reference.ParseAnyReference(ref); err == nil {
+		if n, ok := r.(reference.Named); ok {
+			r = reference.TagNameOnly(n)
 		}
+		ref = reference.FamiliarString(r)
 	}
-	return &noSuchImage{ref: ref}
+	return refuse(errdefs.ErrNotFound, "No such image: %s", ref)
 }
-
-// noSuchImage is exactly the sentence clients look for.
-type noSuchImage struct{ ref string }
-
-func (e *noSuchImage) Error() string { return "No such image: " + e.ref }
-func (e *noSuchImage) Unwrap() error { return errdefs.ErrNotFound }
 
 // found is what a reference led to: the names that point to one target.
 // name is the stored name that matched, "" when it was found by id.
@@ -99,7 +94,7 @@ func (f found) id() digest.Digest { return f.target.Digest }
 func (s *Store) find(ctx context.Context, ref string) (found, error) {
 	ctx = s.ctx(ctx)
 	if ref == "" || len(ref) > maxRef {
-		return found{}, fmt.Errorf("invalid reference format: %w", errdefs.ErrInvalidArgument)
+		return found{}, refuse(errdefs.ErrInvalidArgument, "invalid reference format")
 	}
 	if dgst, err := digest.Parse(ref); err == nil {
 		return s.findPrefix(ctx, ref, dgst.String())
@@ -115,7 +110,7 @@ func (s *Store) find(ctx context.Context, ref string) (found, error) {
 		return s.findPrefix(ctx, ref, "sha256:"+strings.TrimPrefix(ref, "sha256:"))
 	}
 	if perr != nil {
-		return found{}, fmt.Errorf("%w: %w", perr, errdefs.ErrInvalidArgument)
+		return found{}, refuse(errdefs.ErrInvalidArgument, "%w", perr)
 	}
 	return found{}, notFound(ref)
 }
@@ -156,7 +151,7 @@ func (s *Store) findPrefix(ctx context.Context, ref, prefix string) (found, erro
 			continue
 		}
 		if f.target.Digest != "" && f.target.Digest != d {
-			return found{}, fmt.Errorf("ambiguous reference: several images have an id that begins with %q; give more digits: %w", ref, errdefs.ErrInvalidArgument)
+			return found{}, refuse(errdefs.ErrInvalidArgument, "ambiguous reference: several images have an id that begins with %q; give more digits", ref)
 		}
 		f.target = img.Target
 	}

@@ -2,7 +2,6 @@ package image
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 
@@ -29,7 +28,7 @@ func (s *Store) Pull(ctx context.Context, ref string, p *ocispec.Platform, auth 
 	ctx = s.ctx(ctx)
 	n, err := reference.ParseNormalizedNamed(ref)
 	if err != nil || len(ref) > maxRef {
-		return fmt.Errorf("invalid reference format: %.80q: %w", ref, errdefs.ErrInvalidArgument)
+		return refuse(errdefs.ErrInvalidArgument, "invalid reference format: %.80q", ref)
 	}
 	rep := newReport(progress)
 	if !reference.IsNameOnly(n) {
@@ -45,7 +44,7 @@ func (s *Store) Pull(ctx context.Context, ref string, p *ocispec.Platform, auth 
 	for _, t := range tags {
 		tagged, err := reference.WithTag(n, t)
 		if err != nil {
-			return fmt.Errorf("the registry lists tag %.80q: %w: %w", t, err, errdefs.ErrInvalidArgument)
+			return refuse(errdefs.ErrInvalidArgument, "the registry lists tag %.80q: %w", t, err)
 		}
 		if err := s.pullOne(ctx, tagged, p, auth, rep); err != nil {
 			return fmt.Errorf("pull %s: %w", reference.FamiliarString(tagged), err)
@@ -81,7 +80,7 @@ func (s *Store) pullOne(ctx context.Context, ref reference.Named, p *ocispec.Pla
 		return resolveError(ref, err)
 	}
 	rep.status(tagOrDigest(ref), "Pulling from %s", reference.Path(ref))
-	pl := &puller{s: s, ctx: ctx, ref: ref, f: f, u: s.newUnpacker(ctx), rep: rep, p: p, slots: semaphore.NewWeighted(int64(s.opts.MaxDownloads))}
+	pl := &puller{s: s, ctx: ctx, ref: ref, f: f, u: s.newUnpacker(ctx), rep: rep, p: p, slots: semaphore.NewWeighted(int64(s.settings.Load().downloads))}
 	defer pl.u.close()
 	if err := pl.fetch(target); err != nil {
 		s.gc.later()
@@ -138,7 +137,7 @@ func (p *puller) fetch(target ocispec.Descriptor) error {
 	manifest := target
 	for depth := 0; images.IsIndexType(manifest.MediaType); depth++ {
 		if depth == 4 {
-			return fmt.Errorf("index %s is nested too deep: %w", target.Digest, errdefs.ErrInvalidArgument)
+			return refuse(errdefs.ErrInvalidArgument, "index %s is nested too deep", target.Digest)
 		}
 		b, err := p.s.fetchDocument(p.ctx, p.f, manifest, maxManifest)
 		if err != nil {
@@ -200,13 +199,10 @@ func (s *Store) pickManifest(idx document, p *ocispec.Platform) (ocispec.Descrip
 		if p != nil {
 			want = platforms.Format(*p)
 		}
-		return best, fmt.Errorf("%w: no matching manifest for %s in the manifest list entries: %w", errPlatform, want, errdefs.ErrNotFound)
+		return best, refuse(errdefs.ErrNotFound, "no matching manifest for %s in the manifest list entries", want)
 	}
 	return best, nil
 }
-
-// errPlatform starts Docker's sentence.
-var errPlatform = errors.New("no match for platform in manifest")
 
 // layers fetches what is missing and unpacks it as it comes.
 func (p *puller) layers(v variant) error {
@@ -304,5 +300,5 @@ func (s *Store) remoteTags(ctx context.Context, n reference.Named, auth *registr
 			return tags, resolveError(n, err)
 		}
 	}
-	return nil, fmt.Errorf("no registry for %s: %w", n, errdefs.ErrNotFound)
+	return nil, refuse(errdefs.ErrNotFound, "no registry for %s", n)
 }

@@ -20,7 +20,7 @@ func (s *Store) refer(ctx context.Context, desc ocispec.Descriptor) error {
 
 func (s *Store) referDepth(ctx context.Context, desc ocispec.Descriptor, depth int) error {
 	if depth == 0 {
-		return fmt.Errorf("index %s is nested too deep: %w", desc.Digest, errdefs.ErrInvalidArgument)
+		return refuse(errdefs.ErrInvalidArgument, "index %s is nested too deep", desc.Digest)
 	}
 	d, err := readDocument(ctx, s.cs, desc)
 	if err != nil {

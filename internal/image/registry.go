@@ -122,7 +122,7 @@ func (s *Store) updateClient(c *http.Client) error {
 // mirrors are the configured ones of docker.io.
 func (s *Store) mirrors() []docker.RegistryHost {
 	var hs []docker.RegistryHost
-	for _, m := range s.opts.Mirrors {
+	for _, m := range s.settings.Load().mirrors {
 		u, err := url.Parse(m)
 		if err != nil || u.Host == "" {
 			s.log.Warn("mirror is not a URL; it is not used", "mirror", m)
@@ -154,7 +154,7 @@ func (s *Store) insecure(domain string) bool {
 	if err == nil && ip.IsLoopback() {
 		return true
 	}
-	for _, r := range s.opts.InsecureRegistries {
+	for _, r := range s.settings.Load().insecure {
 		if p, perr := netip.ParsePrefix(r); perr == nil && err == nil && p.Contains(ip) {
 			return true
 		}
@@ -177,7 +177,7 @@ func credentials(a *registry.AuthConfig) (user, secret string, err error) {
 		b, err := base64.StdEncoding.DecodeString(a.Auth)
 		u, p, ok := strings.Cut(string(b), ":")
 		if err != nil || !ok {
-			return "", "", fmt.Errorf("credentials for %s cannot be read: %w", a.ServerAddress, errdefs.ErrInvalidArgument)
+			return "", "", refuse(errdefs.ErrInvalidArgument, "credentials for %s cannot be read", a.ServerAddress)
 		}
 		return u, strings.Trim(p, "\x00"), nil
 	}
@@ -193,7 +193,7 @@ func (b bearer) Authorize(_ context.Context, r *http.Request) error {
 }
 
 func (b bearer) AddResponses(context.Context, []*http.Response) error {
-	return fmt.Errorf("the registry refused the token: %w", errdefs.ErrUnauthenticated)
+	return refuse(errdefs.ErrUnauthenticated, "the registry refused the token")
 }
 
 // refused: the registry wants other credentials, or none will do.

@@ -503,7 +503,7 @@ func TestTLS(t *testing.T) {
 	if !ts.insecure("127.9.9.9:5000") || !ts.insecure("localhost") || !ts.insecure("[::1]:5000") || ts.insecure("registry.example:5000") || ts.insecure("10.0.0.1") {
 		t.Error("which registries are insecure")
 	}
-	ts.opts.InsecureRegistries = []string{"10.0.0.0/8", "registry.example:5000"}
+	ts.Reconfigure([]string{"10.0.0.0/8", "registry.example:5000"}, nil, 0, 0)
 	if !ts.insecure("registry.example:5000") || !ts.insecure("10.1.2.3:80") {
 		t.Error("configured insecure registries")
 	}

@@ -240,7 +240,7 @@ func (s *Store) childrenOf(ctx context.Context, id digest.Digest) ([]images.Imag
 // removePlatforms deletes what only some platforms of an image need.
 func (s *Store) removePlatforms(ctx context.Context, ref string, f found, force bool, ps []ocispec.Platform) ([]image.DeleteResponse, error) {
 	if !images.IsIndexType(f.target.MediaType) {
-		return nil, fmt.Errorf("image %s is for one platform only: remove it without --platform: %w", ref, errdefs.ErrInvalidArgument)
+		return nil, refuse(errdefs.ErrInvalidArgument, "image %s is for one platform only: remove it without --platform", ref)
 	}
 	users, err := s.usersByImage(ctx)
 	if err != nil {

@@ -51,10 +51,10 @@ func (s *Store) Save(ctx context.Context, refs []string, ps []ocispec.Platform, 
 		}
 	}
 	for _, img := range all {
-		if err := s.choosePlatforms(ctx, img, ps); err != nil {
+		if err := s.hold(ctx, img.target.Digest); err != nil {
 			return err
 		}
-		if err := s.hold(ctx, img.target.Digest); err != nil {
+		if err := s.choosePlatforms(ctx, img, ps); err != nil {
 			return err
 		}
 	}
@@ -128,7 +128,7 @@ func (s *Store) choosePlatforms(ctx context.Context, img *saved, ps []ocispec.Pl
 			return noPlatform(shown, p)
 		}
 		if err == nil && s.complete(ctx, v.desc) != nil {
-			return fmt.Errorf("image %s: layers of %s are not here; pull it again: %w", shown, platforms.Format(*v.desc.Platform), errdefs.ErrNotFound)
+			return refuse(errdefs.ErrNotFound, "image %s: layers of %s are not here; pull it again", shown, platforms.Format(*v.desc.Platform))
 		}
 		img.shown = append(img.shown, v)
 		return err

@@ -8,8 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -93,6 +95,7 @@ type Store struct {
 	gc        collector
 	mounts    mounts
 	trash     trash
+	settings  atomic.Pointer[settings]
 
 	names sync.Mutex // one change of names at a time
 
@@ -117,6 +120,7 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 		lowers:    map[digest.Digest]lower{},
 		usages:    map[model.ID]usage{},
 	}
+	s.Reconfigure(o.InsecureRegistries, o.Mirrors, o.MaxDownloads, o.MaxUploads)
 	for _, d := range []string{"", "containers", "mounts", "trash", "empty"} {
 		if err := os.MkdirAll(s.path(d), 0o700); err != nil {
 			return nil, fmt.Errorf("image store: %w", err)
@@ -142,7 +146,7 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 
 func checkOptions(o *Options) error {
 	if o.Root == "" {
-		return fmt.Errorf("image store: no root directory given: %w", errdefs.ErrInvalidArgument)
+		return refuse(errdefs.ErrInvalidArgument, "image store: no root directory given")
 	}
 	root, err := filepath.Abs(o.Root)
 	if err != nil {
@@ -150,18 +154,12 @@ func checkOptions(o *Options) error {
 	}
 	o.Root = root
 	if strings.ContainsAny(root, ",:\\") {
-		return fmt.Errorf("image store %q: overlayfs cannot work in a directory whose name has a comma, colon or backslash; choose another data root: %w", root, errdefs.ErrInvalidArgument)
+		return refuse(errdefs.ErrInvalidArgument, "image store %q: overlayfs cannot work in a directory whose name has a comma, colon or backslash; choose another data root", root)
 	}
 	switch o.Snapshotter {
 	case "", snapshotter, "overlay2":
 	default:
-		return fmt.Errorf("storage driver %q: only overlayfs is there: %w", o.Snapshotter, errdefs.ErrNotImplemented)
-	}
-	if o.MaxDownloads <= 0 {
-		o.MaxDownloads = 3
-	}
-	if o.MaxUploads <= 0 {
-		o.MaxUploads = 5
+		return refuse(errdefs.ErrNotImplemented, "storage driver %q: only overlayfs is there", o.Snapshotter)
 	}
 	if o.Users == nil {
 		o.Users = func(context.Context) ([]User, error) { return nil, nil }
@@ -175,10 +173,27 @@ func checkOptions(o *Options) error {
 	return nil
 }
 
+// settings are what may change while the daemon runs.
+type settings struct {
+	insecure, mirrors  []string
+	downloads, uploads int
+}
+
+// Reconfigure changes how registries are spoken to; what is under way goes on
+// as it began. Numbers that are not positive mean the defaults.
+func (s *Store) Reconfigure(insecure, mirrors []string, downloads, uploads int) {
+	if downloads <= 0 {
+		downloads = 3
+	}
+	if uploads <= 0 {
+		uploads = 5
+	}
+	s.settings.Store(&settings{slices.Clone(insecure), slices.Clone(mirrors), downloads, uploads})
+}
+
 func (s *Store) openDatabases(ctx context.Context, u *undo.Stack) error {
 	if err := overlayutils.Supported(s.opts.Root); err != nil {
-		return fmt.Errorf("image store: overlayfs does not work on %s (%v): put the data root on ext4, xfs or btrfs: %w",
-			s.opts.Root, err, errdefs.ErrFailedPrecondition)
+		return refuse(errdefs.ErrFailedPrecondition, "image store: overlayfs does not work on %s (%v): put the data root on ext4, xfs or btrfs", s.opts.Root, err)
 	}
 	// containerd's libraries log through logrus; what they only warn of (a file
 	// system without fs-verity) says nothing to wharf's users.
@@ -195,7 +210,7 @@ func (s *Store) openDatabases(ctx context.Context, u *undo.Stack) error {
 	s.bolt, err = bolt.Open(s.path("meta.db"), 0o600, &bolt.Options{Timeout: 5 * time.Second})
 	if err != nil {
 		if errors.Is(err, bolt.ErrTimeout) {
-			return fmt.Errorf("image store %s is in use by another daemon: %w", s.opts.Root, errdefs.ErrFailedPrecondition)
+			return refuse(errdefs.ErrFailedPrecondition, "image store %s is in use by another daemon", s.opts.Root)
 		}
 		return fmt.Errorf("image store: %w", err)
 	}

@@ -17,10 +17,10 @@ func (s *Store) Tag(ctx context.Context, ref, target string) error {
 		return err
 	}
 	if _, ok := n.(reference.Digested); ok {
-		return fmt.Errorf("refusing to create a tag with a digest reference: %w", errdefs.ErrInvalidArgument)
+		return refuse(errdefs.ErrInvalidArgument, "refusing to create a tag with a digest reference")
 	}
 	if reference.FamiliarName(n) == "sha256" {
-		return fmt.Errorf("refusing to create an ambiguous tag using digest algorithm as name: %w", errdefs.ErrInvalidArgument)
+		return refuse(errdefs.ErrInvalidArgument, "refusing to create an ambiguous tag using digest algorithm as name")
 	}
 	s.names.Lock()
 	defer s.names.Unlock()

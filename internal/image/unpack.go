@@ -103,7 +103,7 @@ func (s *Store) unpackBlob(ctx context.Context, t *task, progress func(digest.Di
 	}
 	t.key = key
 	if len(ms) != 1 || ms[0].Source == "" {
-		return fmt.Errorf("snapshotter gave no directory to unpack to: %w", errdefs.ErrInternal)
+		return refuse(errdefs.ErrInternal, "snapshotter gave no directory to unpack to")
 	}
 	ra, err := s.cs.ReaderAt(ctx, ocispec.Descriptor{Digest: t.blob})
 	if err != nil {
@@ -190,7 +190,7 @@ func (u *unpacker) link(i int, blob digest.Digest, c *config) error {
 		return t.err
 	}
 	if t.diffID != c.RootFS.DiffIDs[i] {
-		return fmt.Errorf("layer %s holds %s, but the image's configuration says %s: %w", blob, t.diffID, c.RootFS.DiffIDs[i], errdefs.ErrInvalidArgument)
+		return refuse(errdefs.ErrInvalidArgument, "layer %s holds %s, but the image's configuration says %s", blob, t.diffID, c.RootFS.DiffIDs[i])
 	}
 	if i > 0 {
 		low, err := s.lower(u.ctx, c.chains[i-1])
