@@ -151,6 +151,10 @@ type fakeStream struct {
 	over  <-chan struct{}
 	mu    sync.Mutex
 	wrote []byte
+
+	closedWrite bool
+	size        [2]uint
+	onClose     func()
 }
 
 func (s *fakeStream) Next() (model.StreamKind, []byte, error) {
@@ -168,6 +172,21 @@ func (s *fakeStream) Write(p []byte) (int, error) {
 	s.wrote = append(s.wrote, p...)
 	return len(p), nil
 }
-func (s *fakeStream) CloseWrite() error       { return nil }
-func (s *fakeStream) Resize(uint, uint) error { return nil }
-func (s *fakeStream) Close() error            { return nil }
+func (s *fakeStream) CloseWrite() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closedWrite = true
+	return nil
+}
+func (s *fakeStream) Resize(h, w uint) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.size = [2]uint{h, w}
+	return nil
+}
+func (s *fakeStream) Close() error {
+	if s.onClose != nil {
+		s.onClose()
+	}
+	return nil
+}
