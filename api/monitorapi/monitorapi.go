@@ -5,7 +5,8 @@
 // # Two sockets
 //
 // The control socket is descriptor 3 of a new monitor, one end of a
-// socketpair. The daemon sends one Start frame; the monitor answers Started
+// socketpair. The daemon sends one Start frame, with descriptors, at once or
+// when it needs a monitor (a spare one waits); the monitor answers Started
 // or Failed. After Started the control socket stays open as the daemon's held
 // wait: the monitor sends Exit on it when the container has ended. The daemon
 // closing it (or dying) is no event for the container.
@@ -78,11 +79,10 @@ const (
 type Start struct {
 	Version int    `json:"version"`
 	ID      string `json:"id"`
-	// Dir is the instance's directory; the monitor is started in it.
-	Dir string `json:"dir"`
 	// Prepared is the runtime's Prepared, not looked into here.
 	Prepared json.RawMessage `json:"prepared"`
-	// Files names what the descriptors from 4 on are: FileUser, FileNet.
+	// Files names the descriptors that come with this frame (SCM_RIGHTS), in
+	// their order.
 	Files []string `json:"files,omitempty"`
 
 	Terminal  bool `json:"terminal,omitempty"`
@@ -99,8 +99,10 @@ type Start struct {
 
 // Names in Start.Files.
 const (
-	FileUser = "user"
-	FileNet  = "net"
+	FileDir    = "dir"    // the instance's directory, to work in
+	FileStderr = "stderr" // where the monitor's own messages go
+	FileUser   = "user"   // namespaces that were made before
+	FileNet    = "net"
 )
 
 // Started answers Start: execve(2) of the container's process succeeded.

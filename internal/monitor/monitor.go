@@ -4,8 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -18,7 +18,7 @@ import (
 	"wharf/internal/undo"
 )
 
-// controlFd is the control socket's descriptor; namespace files follow it.
+// controlFd is the control socket's descriptor.
 const controlFd = 3
 
 // monitor is one container's.
@@ -54,14 +54,24 @@ func Main() int {
 		fmt.Fprintln(os.Stderr, "wharf-monitor is started by wharfd and not by hand:", err)
 		return 2
 	}
-	r := &monitorapi.Reader{R: control}
+	from := &rights{conn: control}
+	r := &monitorapi.Reader{R: from}
 	var st monitorapi.Start
 	if err := r.Expect(monitorapi.StartFrame, &st); err != nil {
+		if errors.Is(err, io.EOF) {
+			return 0 // a spare that was not needed
+		}
 		fmt.Fprintln(os.Stderr, "wharf-monitor:", err)
 		return 2
 	}
+	f, err := from.take(st.Files)
+	if err != nil {
+		_ = monitorapi.WriteJSON(control, monitorapi.Error, asFailed(err))
+		return 1
+	}
+	nameSelf(st.ID)
 	tr.add("monitor has its orders")
-	return run(st, control, native{}, tr)
+	return run(st, f, control, native{}, tr)
 }
 
 // trace says where the time of a start went.
@@ -72,18 +82,13 @@ func (t *trace) add(name string) {
 }
 
 // ours takes the control socket and closes every descriptor that the daemon
-// did not mean for us. The daemon gives the container's id, for ps, and the
-// number of namespace files as arguments.
+// did not mean for us. The one argument is the container's id, for ps.
 func ours() (*os.File, error) {
-	if len(os.Args) != 3 {
-		return nil, errors.New("two arguments are due")
-	}
-	n, err := strconv.ParseUint(os.Args[2], 10, 4)
-	if err != nil {
-		return nil, err
+	if len(os.Args) != 2 {
+		return nil, errors.New("one argument is due")
 	}
 	// Before anything has been polled: the poller has descriptors as well.
-	if err := unix.CloseRange(controlFd+1+uint(n), 1<<31, 0); err != nil {
+	if err := unix.CloseRange(controlFd+1, 1<<31, 0); err != nil {
 		return nil, err
 	}
 	unix.CloseOnExec(controlFd)
@@ -94,8 +99,8 @@ func ours() (*os.File, error) {
 }
 
 // run is Main after the Start message.
-func run(st monitorapi.Start, control *os.File, e engine, tr trace) int {
-	m, err := begin(st, e, tr)
+func run(st monitorapi.Start, f files, control *os.File, e engine, tr trace) int {
+	m, err := begin(st, f, e, tr)
 	if err != nil {
 		_ = monitorapi.WriteJSON(control, monitorapi.Error, asFailed(err))
 		return 1
@@ -111,13 +116,9 @@ func run(st monitorapi.Start, control *os.File, e engine, tr trace) int {
 }
 
 // begin makes the container and its stdio and starts it.
-func begin(st monitorapi.Start, e engine, tr trace) (m *monitor, err error) {
+func begin(st monitorapi.Start, f files, e engine, tr trace) (m *monitor, err error) {
 	var u undo.Stack
 	defer u.OnError(&err)
-	f, err := inherited(st.Files)
-	if err != nil {
-		return nil, err
-	}
 	m = &monitor{start: st, engine: e, trace: tr, exited: make(chan struct{})}
 	if m.dir, err = os.Open("."); err != nil {
 		return nil, err
@@ -161,24 +162,6 @@ func begin(st monitorapi.Start, e engine, tr trace) (m *monitor, err error) {
 	m.began = time.Now().UTC()
 	m.trace.add("process runs")
 	return m, nil
-}
-
-// inherited takes the namespace files that follow the control socket.
-func inherited(names []string) (f files, err error) {
-	fd := controlFd + 1
-	for _, name := range names {
-		unix.CloseOnExec(fd)
-		switch name {
-		case monitorapi.FileUser:
-			f.user = os.NewFile(uintptr(fd), name)
-		case monitorapi.FileNet:
-			f.net = os.NewFile(uintptr(fd), name)
-		default:
-			return f, failed(monitorapi.KindUnimplemented, "this monitor does not know the file "+name+" in a start message")
-		}
-		fd++
-	}
-	return f, nil
 }
 
 func (f files) closeNamespaces() {

@@ -87,11 +87,11 @@ func boot(t *testing.T, script string, edit func(*monitorapi.Start)) *rig {
 	t.Cleanup(func() { _ = ours.Close() })
 	prepared, _ := json.Marshal(script)
 	log, _ := json.Marshal(logfile.Plan{Driver: "json-file", Path: filepath.Join(r.dir, "log")})
-	st := monitorapi.Start{Version: 1, ID: "x", Dir: r.dir, Prepared: prepared, Log: log}
+	st := monitorapi.Start{Version: 1, ID: "x", Prepared: prepared, Log: log}
 	if edit != nil {
 		edit(&st)
 	}
-	go func() { r.ended <- run(st, theirs, fakeEngine{}, nil) }()
+	go func() { r.ended <- run(st, files{}, theirs, fakeEngine{}, nil) }()
 	r.control, r.ctlFile = &monitorapi.Reader{R: ours}, ours
 	_ = ours.SetReadDeadline(time.Now().Add(20 * time.Second))
 	if err := r.control.Expect(monitorapi.StartedFrame, &r.started); err != nil {
@@ -364,7 +364,7 @@ func TestExec(t *testing.T) {
 func TestFailedStart(t *testing.T) {
 	t.Chdir(t.TempDir())
 	log, _ := json.Marshal(logfile.Plan{Driver: "none"})
-	_, err := begin(monitorapi.Start{Prepared: json.RawMessage(`"missing"`), Log: log}, fakeEngine{}, nil)
+	_, err := begin(monitorapi.Start{Prepared: json.RawMessage(`"missing"`), Log: log}, files{}, fakeEngine{}, nil)
 	if f := asFailed(err); f.Code != 127 || !strings.Contains(f.Text, "not found") {
 		t.Errorf("%+v", f)
 	}

@@ -71,7 +71,7 @@ func (s *streams) terminal(master *os.File) error {
 	return nil
 }
 
-// closeFiles closes the process's ends.
+// closeStdio closes the process's ends.
 func (f files) closeStdio() {
 	for _, x := range []*os.File{f.stdin, f.stdout, f.stderr} {
 		if x != nil {

@@ -51,6 +51,9 @@ type Options struct {
 	// CgroupParent is the cgroup below which containers' cgroups are made
 	// whose spec gives no path, and where sweeps look. Default "wharf".
 	CgroupParent string
+	// Spares is how many monitors are kept ready, so that a start does not
+	// wait for one to be executed. Each takes about a megabyte.
+	Spares int
 }
 
 // Driver is the native driver.
@@ -58,8 +61,10 @@ type Driver struct {
 	opts      Options
 	instances string // directory
 
-	mu   sync.Mutex
-	live map[model.ID]*instance
+	mu        sync.Mutex
+	live      map[model.ID]*instance
+	spare     []*monitor
+	refilling bool
 }
 
 var _ driver.Driver = (*Driver)(nil)
@@ -83,6 +88,7 @@ func New(o Options) (*Driver, error) {
 	if err := os.MkdirAll(d.instances, 0o700); err != nil {
 		return nil, err
 	}
+	d.refill()
 	return d, nil
 }
 

@@ -6,13 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"strconv"
-	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
 
 	"wharf/api/monitorapi"
 	"wharf/internal/driver"
@@ -43,29 +39,29 @@ func (d *Driver) Start(ctx context.Context, b *model.Bundle, sb driver.Sandbox) 
 	}
 	var tr trace
 	tr.add("start")
+	var u undo.Stack
+	defer u.OnError(&err)
+	if err := d.makeDir(b.ID); err != nil {
+		return nil, err
+	}
+	m, err := d.take(b.ID)
+	if err != nil {
+		return nil, fmt.Errorf("start wharf-monitor: %w", err)
+	}
+	u.Push(m.kill)
+	tr.add("monitor is executed")
+	// It takes two milliseconds to be there: time to make its orders.
 	msg, err := d.message(ctx, b, s)
 	if err != nil {
 		return nil, err
 	}
-	var u undo.Stack
-	defer u.OnError(&err)
 	tr.add("prepared")
-	if err := os.Mkdir(d.dir(b.ID), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-		return nil, err
-	}
-	m, err := d.spawn(b.ID, s)
-	if err != nil {
-		return nil, fmt.Errorf("start wharf-monitor: %w", err)
-	}
-	tr.add("monitor is executed")
-	u.Push(m.kill)
 	stop := context.AfterFunc(ctx, func() { _ = m.kill() })
 	defer stop()
-	if _, err := m.control.Write(msg); err != nil {
+	if err := d.order(b.ID, m, msg, s); err != nil {
 		return nil, fmt.Errorf("start wharf-monitor: %w", err)
 	}
-	// The monitor takes a millisecond to be there: time for what exec needs
-	// after a restart of the daemon.
+	// Time for what exec needs after a restart of the daemon.
 	if err := d.keepBundle(b); err != nil {
 		return nil, err
 	}
@@ -82,11 +78,24 @@ func (d *Driver) Start(ctx context.Context, b *model.Bundle, sb driver.Sandbox) 
 	tr.add("known to the driver")
 	i.bundle, i.warnings, i.trace = b, st.Warnings, tr
 	d.put(i)
+	d.refill()
 	go func() {
 		d.keepPid(b.ID, st.Pid)
 		i.hold(r, m.control)
 	}()
 	return i, nil
+}
+
+// makeDir makes an empty directory for the instance: what an earlier run left
+// there (its exit) must not be taken for this one's.
+func (d *Driver) makeDir(id model.ID) error {
+	err := os.Mkdir(d.dir(id), 0o700)
+	if errors.Is(err, os.ErrExist) {
+		if err = os.RemoveAll(d.dir(id)); err == nil {
+			err = os.Mkdir(d.dir(id), 0o700)
+		}
+	}
+	return err
 }
 
 // trace says where the time of a start went.
@@ -119,7 +128,7 @@ func (d *Driver) message(ctx context.Context, b *model.Bundle, s *sandbox) ([]by
 		return nil, err
 	}
 	st := monitorapi.Start{
-		Version: monitorapi.Version, ID: string(b.ID), Dir: d.dir(b.ID), Prepared: prepared, Files: s.names(),
+		Version: monitorapi.Version, ID: string(b.ID), Prepared: prepared, Files: s.names(),
 		Terminal:  b.Spec.Process != nil && b.Spec.Process.Terminal,
 		OpenStdin: b.OpenStdin, StdinOnce: b.StdinOnce, Owner: rootID(b), Waiting: b.Waiting, Log: log,
 	}
@@ -131,7 +140,7 @@ func (d *Driver) message(ctx context.Context, b *model.Bundle, s *sandbox) ([]by
 }
 
 func (s *sandbox) names() []string {
-	var n []string
+	n := []string{monitorapi.FileDir, monitorapi.FileStderr}
 	if s.user != nil {
 		n = append(n, monitorapi.FileUser)
 	}
@@ -139,90 +148,6 @@ func (s *sandbox) names() []string {
 		n = append(n, monitorapi.FileNet)
 	}
 	return n
-}
-
-// monitor is a monitor process that this daemon started.
-type monitor struct {
-	control *os.File
-	pidfd   *os.File
-}
-
-// spawn executes wharf-monitor in id's directory, detached: own session, no
-// descriptor of ours but the control socket and the namespaces.
-func (d *Driver) spawn(id model.ID, s *sandbox) (*monitor, error) {
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, os.NewSyscallError("socketpair", err)
-	}
-	defer unix.Close(pair[1])
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
-		_ = unix.Close(pair[0])
-		return nil, err
-	}
-	defer null.Close()
-	// What the monitor has to say when it cannot say it to anybody. Not our
-	// stderr: it may be a pipe to somebody who waits for its end.
-	log, err := os.OpenFile(filepath.Join(d.dir(id), monitorLog), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		_ = unix.Close(pair[0])
-		return nil, err
-	}
-	defer log.Close()
-	fds := []uintptr{null.Fd(), null.Fd(), log.Fd(), uintptr(pair[1])}
-	for _, f := range []*os.File{s.user, s.net} {
-		if f != nil {
-			fds = append(fds, f.Fd())
-		}
-	}
-	pidfd := -1
-	_, _, err = syscall.StartProcess(d.opts.Monitor,
-		[]string{"wharf-monitor", string(id), strconv.Itoa(len(fds) - 4)},
-		&syscall.ProcAttr{
-			Dir: d.dir(id), Env: []string{"GOMAXPROCS=1"}, Files: fds,
-			Sys: &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd},
-		})
-	if err != nil {
-		_ = unix.Close(pair[0])
-		return nil, err
-	}
-	_ = unix.SetNonblock(pair[0], true)
-	m := &monitor{control: os.NewFile(uintptr(pair[0]), "control")}
-	if pidfd < 0 {
-		return nil, errors.New("this kernel gives no pidfd: Linux 5.10 or newer is needed")
-	}
-	_ = unix.SetNonblock(pidfd, true)
-	m.pidfd = os.NewFile(uintptr(pidfd), "monitor")
-	go m.reap()
-	return m, nil
-}
-
-// reap waits for the monitor's end, so that it is no zombie while this daemon
-// lives. It holds no thread.
-func (m *monitor) reap() {
-	defer m.pidfd.Close()
-	rc, err := m.pidfd.SyscallConn()
-	if err != nil {
-		return
-	}
-	_ = rc.Read(func(fd uintptr) bool {
-		for {
-			err := unix.Waitid(unix.P_PIDFD, int(fd), nil, unix.WEXITED, nil)
-			if !errors.Is(err, unix.EINTR) {
-				return !errors.Is(err, unix.EAGAIN)
-			}
-		}
-	})
-}
-
-// kill ends the monitor and lets go of it.
-func (m *monitor) kill() error {
-	rc, err := m.pidfd.SyscallConn()
-	if err == nil {
-		_ = rc.Control(func(fd uintptr) { _ = unix.PidfdSendSignal(int(fd), unix.SIGKILL, nil, 0) })
-	}
-	_ = m.control.Close()
-	return nil
 }
 
 // startError gives what a monitor answered its kind.

@@ -1,0 +1,177 @@
+package native
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"wharf/internal/model"
+)
+
+// refillDelay keeps the making of a spare monitor out of the way of the start
+// that used the last one.
+const refillDelay = 20 * time.Millisecond
+
+// monitor is a monitor process that this daemon started.
+type monitor struct {
+	control *os.File
+	pidfd   *os.File
+	gone    atomic.Bool // it has ended
+}
+
+// take returns a monitor that waits for its orders: a spare one, or a new one.
+func (d *Driver) take(id model.ID) (*monitor, error) {
+	d.mu.Lock()
+	for len(d.spare) > 0 {
+		m := d.spare[0]
+		d.spare = d.spare[1:]
+		if !m.gone.Load() {
+			d.mu.Unlock()
+			return m, nil
+		}
+		_ = m.control.Close()
+	}
+	d.mu.Unlock()
+	return d.spawn(string(id))
+}
+
+// refill makes spare monitors, a little later.
+func (d *Driver) refill() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.refilling || len(d.spare) >= d.opts.Spares {
+		return
+	}
+	d.refilling = true
+	time.AfterFunc(refillDelay, func() {
+		for {
+			d.mu.Lock()
+			if len(d.spare) >= d.opts.Spares {
+				d.refilling = false
+				d.mu.Unlock()
+				return
+			}
+			d.mu.Unlock()
+			// As long as an id, which takes its place.
+			m, err := d.spawn("spare" + strings.Repeat(" ", 59))
+			d.mu.Lock()
+			if err != nil { // tried again after the next start
+				d.refilling = false
+				d.mu.Unlock()
+				return
+			}
+			d.spare = append(d.spare, m)
+			d.mu.Unlock()
+		}
+	})
+}
+
+// spawn executes wharf-monitor, detached: own session, no descriptor of ours
+// but the control socket.
+func (d *Driver) spawn(name string) (*monitor, error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socketpair", err)
+	}
+	defer unix.Close(pair[1])
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		_ = unix.Close(pair[0])
+		return nil, err
+	}
+	defer null.Close()
+	pidfd := -1
+	_, _, err = syscall.StartProcess(d.opts.Monitor, []string{"wharf-monitor", name},
+		&syscall.ProcAttr{
+			Dir: "/", Env: []string{"GOMAXPROCS=1", "GOGC=25"},
+			Files: []uintptr{null.Fd(), null.Fd(), null.Fd(), uintptr(pair[1])},
+			Sys:   &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd},
+		})
+	if err != nil {
+		_ = unix.Close(pair[0])
+		return nil, err
+	}
+	_ = unix.SetNonblock(pair[0], true)
+	m := &monitor{control: os.NewFile(uintptr(pair[0]), "control")}
+	if pidfd < 0 {
+		return nil, errors.Join(errors.New("this kernel gives no pidfd: Linux 5.10 or newer is needed"), m.control.Close())
+	}
+	_ = unix.SetNonblock(pidfd, true)
+	m.pidfd = os.NewFile(uintptr(pidfd), "monitor")
+	go m.reap()
+	return m, nil
+}
+
+// order sends a monitor its Start frame with the descriptors that go with it.
+func (d *Driver) order(id model.ID, m *monitor, frame []byte, s *sandbox) error {
+	dir, err := os.Open(d.dir(id))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	// What the monitor has to say when it cannot say it to anybody. Not our
+	// stderr: it may be a pipe to somebody who waits for its end.
+	log, err := os.OpenFile(filepath.Join(d.dir(id), monitorLog), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	fds := []int{int(dir.Fd()), int(log.Fd())}
+	for _, f := range []*os.File{s.user, s.net} {
+		if f != nil {
+			fds = append(fds, int(f.Fd()))
+		}
+	}
+	rc, err := m.control.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var n int
+	var serr error
+	err = rc.Write(func(fd uintptr) bool {
+		n, serr = unix.SendmsgN(int(fd), frame, unix.UnixRights(fds...), nil, unix.MSG_NOSIGNAL)
+		return !errors.Is(serr, unix.EAGAIN)
+	})
+	if err == nil && serr != nil {
+		err = os.NewSyscallError("sendmsg", serr)
+	}
+	if err == nil && n < len(frame) {
+		_, err = m.control.Write(frame[n:])
+	}
+	return err
+}
+
+// reap waits for the monitor's end, so that it is no zombie while this daemon
+// lives. It holds no thread.
+func (m *monitor) reap() {
+	defer m.pidfd.Close()
+	defer m.gone.Store(true)
+	rc, err := m.pidfd.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = rc.Read(func(fd uintptr) bool {
+		for {
+			err := unix.Waitid(unix.P_PIDFD, int(fd), nil, unix.WEXITED, nil)
+			if !errors.Is(err, unix.EINTR) {
+				return !errors.Is(err, unix.EAGAIN)
+			}
+		}
+	})
+}
+
+// kill ends the monitor and lets go of it.
+func (m *monitor) kill() error {
+	rc, err := m.pidfd.SyscallConn()
+	if err == nil {
+		_ = rc.Control(func(fd uintptr) { _ = unix.PidfdSendSignal(int(fd), unix.SIGKILL, nil, 0) })
+	}
+	_ = m.control.Close()
+	return nil
+}
