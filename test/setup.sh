@@ -27,12 +27,15 @@ nsenter:util-linux:looks into namespaces
 test_needs='
 skopeo:skopeo:reads and writes images as others do
 '
-bench_needs=''
+bench_needs='
+iptables:iptables:dockerd calls it
+crun:crun:a peer
+runc:runc:a peer, and what dockerd runs
+'
 # unpacked, not installed: package:command it must yield
 demo_peers=''
 test_peers='docker-registry:usr/bin/docker-registry'
-bench_peers='docker.io:usr/sbin/dockerd containerd:usr/bin/containerd runc:usr/sbin/runc crun:usr/bin/crun
-podman:usr/bin/podman conmon:usr/bin/conmon tini:usr/bin/tini-static iptables:usr/sbin/xtables-nft-multi'
+bench_peers='docker.io:usr/sbin/dockerd containerd:usr/bin/containerd tini:usr/bin/tini-static podman:usr/bin/podman conmon:usr/bin/conmon'
 
 case $what in
 demo) needs=$demo_needs peers=$demo_peers ;;
@@ -59,8 +62,7 @@ unpack=()
 for p in $peers; do
 	pkg=${p%%:*} path=${p#*:}
 	[ -e "$PEERS/$pkg/$path" ] && continue
-	# The bench compares with Debian's own, whatever else is on PATH.
-	[ "$what" != bench ] && command -v "$(basename "$path")" >/dev/null 2>&1 && continue
+	command -v "$(basename "$path")" >/dev/null 2>&1 && continue
 	case " ${unpack[*]:-} " in *" $pkg "*) ;; *) unpack+=("$pkg") ;; esac
 done
 [ ${#missing[@]} -eq 0 ] && [ ${#unpack[@]} -eq 0 ] && exit 0
@@ -89,3 +91,6 @@ for pkg in ${unpack[@]+"${unpack[@]}"}; do
 	dpkg-deb -x "$tmp"/*.deb "$PEERS/$pkg"
 	rm -rf "$tmp"
 done
+# dockerd's --init is a link to tini's file, of another package.
+[ ! -e "$PEERS/tini/usr/bin/tini-static" ] || [ ! -d "$PEERS/docker.io/usr/bin" ] ||
+	cp "$PEERS/tini/usr/bin/tini-static" "$PEERS/docker.io/usr/bin/"

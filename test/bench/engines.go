@@ -26,7 +26,8 @@ type bench struct {
 	podman  string  // path, "" when not installed
 	crun    string
 	runc    string
-	bundle  string // for crun and runc
+	bundle  string    // for crun and runc
+	v1only  *exec.Cmd // holds a mount namespace without the version 2 mount, which crun refuses beside version 1
 	rows    []figure
 }
 
@@ -97,6 +98,9 @@ func (b *bench) prepareOthers() error {
 	b.bundle = filepath.Join(b.dir, "bundle")
 	if b.runc != "" {
 		b.runc = b.usable("runc", b.runc, func() error { return b.runcSpec() }, func() error { return b.bare(b.runc) })
+	}
+	if err := b.hideUnified(); err != nil {
+		return err
 	}
 	if b.crun != "" && b.runc != "" {
 		b.crun = b.usable("crun", b.crun, func() error { return nil }, func() error { return b.bare(b.crun) })
@@ -235,11 +239,44 @@ func (b *bench) cli(e *engine, args ...string) error {
 // pod runs podman with everything below the bench's directory.
 func (b *bench) pod(args ...string) error {
 	base := []string{"--root", b.dir + "/podman/root", "--runroot", b.dir + "/podman/run", "--cgroup-manager", "cgroupfs", "--events-backend", "file"}
-	out, err := exec.Command(b.podman, append(base, args...)...).CombinedOutput()
+	out, err := b.inV1(b.podman, append(base, args...)...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("podman %s: %w: %s", args[0], err, out)
 	}
 	return nil
+}
+
+// podRun is podman's run of true. The limits are the inherited ones: podman's
+// own defaults cannot be set where CAP_SYS_RESOURCE is missing.
+func (b *bench) podRun() error {
+	return b.pod("run", "--rm", "--network", "none", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", "busybox", "true")
+}
+
+// hideUnified makes the mount namespace for crun and podman on a hybrid machine.
+func (b *bench) hideUnified() error {
+	const unified = "/sys/fs/cgroup/unified"
+	if _, err := os.Stat(unified); err != nil {
+		return nil
+	}
+	cmd := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", "umount "+unified+" && echo ready && exec sleep 100000")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	b.v1only = cmd
+	_, err = out.Read(make([]byte, 10))
+	return err
+}
+
+// inV1 runs a program where only version 1 control groups are mounted.
+func (b *bench) inV1(path string, args ...string) *exec.Cmd {
+	if b.v1only == nil {
+		return exec.Command(path, args...)
+	}
+	return exec.Command("nsenter", append([]string{fmt.Sprintf("--mount=/proc/%d/ns/mnt", b.v1only.Process.Pid), "--", path}, args...)...)
 }
 
 // runcSpec writes a default config.json with /bin/true.
@@ -253,7 +290,12 @@ func (b *bench) runcSpec() error {
 
 // bare runs the bundle with an OCI runtime.
 func (b *bench) bare(path string) error {
-	out, err := exec.Command(path, "--root", b.dir+"/oci", "run", "--bundle", b.bundle, "bench"+strconv.Itoa(os.Getpid())).CombinedOutput()
+	args := []string{"--root", b.dir + "/oci", "run", "--bundle", b.bundle, "bench" + strconv.Itoa(os.Getpid())}
+	cmd := exec.Command(path, args...)
+	if filepath.Base(path) == "crun" {
+		cmd = b.inV1(path, args...)
+	}
+	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%s run: %w: %s", filepath.Base(path), err, out)
 	}
@@ -271,6 +313,10 @@ func (b *bench) end() error {
 			errs = append(errs, b.cli(e, append([]string{"rm", "-f"}, strings.Fields(ids)...)...))
 		}
 		errs = append(errs, e.stop())
+	}
+	if b.v1only != nil {
+		_ = b.v1only.Process.Kill()
+		_ = b.v1only.Wait()
 	}
 	// dockerd leaves mounts behind in this namespace, which ends with us; below
 	// them nothing may be removed.

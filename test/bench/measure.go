@@ -100,9 +100,7 @@ func (b *bench) measureRun() error {
 		return err
 	}})
 	if b.podman != "" {
-		none = append(none, contender{name: "podman", do: func() error {
-			return b.pod("run", "--rm", "--network", "none", "--ulimit", "nofile=1024:1024", "busybox", "true")
-		}})
+		none = append(none, contender{name: "podman", do: b.podRun})
 	}
 	if b.crun != "" {
 		none = append(none, contender{name: "crun", do: func() error { return b.bare(b.crun) }})

@@ -42,7 +42,8 @@ func (b *bench) report() string {
 - Everything that is on by default is on: user namespace, seccomp, bridge network with masquerading, log, durable record.
 - floor: an overlay, new namespaces, the usual mounts and exec of /bin/true by a static Go program; no network, user
   namespace, limits, filter, log or record. It is what the kernel asks for a container here.
-- crun and runc run a bundle that lies ready, with neither network nor image nor log.
+- crun and runc run a bundle that lies ready, with neither network nor image nor log. On a machine with hybrid control groups crun
+  and podman are started by nsenter in a mount namespace without the version 2 mount (about a millisecond).
 - Memory is proportional set size: shared pages count by share.
 `)
 	return s.String()
