@@ -72,6 +72,7 @@ func (s *server) execStart(c *call) error {
 	stream, err := s.Containers.ExecStart(c.ctx(), c.name, false, r.ConsoleSize)
 	if err != nil {
 		defer w.finish()
+		w.settle()
 		out := frames{w: w, multi: !r.Tty}
 		return c.ended(out.write(model.Stderr, []byte(err.Error()+"\r\n")))
 	}

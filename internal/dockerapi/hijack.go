@@ -44,6 +44,31 @@ func (c *call) hijack(multi bool) (*wire, error) {
 	return &wire{Conn: conn, in: rw.Reader}, nil
 }
 
+// settleTime is how long the first output waits for the client to take the
+// header.
+const settleTime = 20 * time.Millisecond
+
+// settle waits until the client has taken the header from its socket. Clients
+// that read it through a buffer and the output past the buffer (docker-py)
+// lose what arrives together with it. A unix socket can tell; on others the
+// header has gone to the kernel at the far end when the output follows.
+func (w *wire) settle() {
+	u, ok := w.Conn.(*net.UnixConn)
+	if !ok {
+		return
+	}
+	raw, err := u.SyscallConn()
+	if err != nil {
+		return
+	}
+	for begin := time.Now(); time.Since(begin) < settleTime; time.Sleep(50 * time.Microsecond) {
+		unread := 0
+		if raw.Control(func(fd uintptr) { unread, err = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) }) != nil || err != nil || unread == 0 {
+			return
+		}
+	}
+}
+
 // streamType is the content type of output.
 func streamType(v version, multi bool) string {
 	if multi && v >= 42 {
@@ -75,6 +100,7 @@ type session struct {
 	probe  net.Conn // the connection below client, to see whether the peer is gone
 	whole  bool     // the transport has no half-close: end of input is the client's end
 	unlock func()   // makes a pending client.Read return
+	settle func()   // called before the first output; may be nil
 	closed sync.Once
 }
 
@@ -108,6 +134,10 @@ func (s *session) output() error {
 				return nil
 			}
 			return err
+		}
+		if s.settle != nil {
+			s.settle()
+			s.settle = nil
 		}
 		if err := out.write(kind, p); err != nil {
 			return err
@@ -209,6 +239,7 @@ func (w *wire) serve(s *session) error {
 		io.Writer
 	}{w.in, w.Conn}
 	s.probe = w.Conn
+	s.settle = w.settle
 	s.unlock = func() { _ = w.SetReadDeadline(time.Unix(1, 0)) }
 	return s.run()
 }
