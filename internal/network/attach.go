@@ -270,6 +270,9 @@ func (r *Room) wire(path string, eps []*endpoint, fresh bool, sysctls map[string
 	if err := c.do(insideRequests(eps, index, fresh)...); err != nil {
 		return err
 	}
+	if err := r.rt.do(settleRequests(eps)...); err != nil {
+		return err
+	}
 	return r.namesInside(ns, eps)
 }
 
@@ -323,7 +326,7 @@ func insideRequests(eps []*endpoint, index []int, fresh bool) []request {
 			}
 			reqs = append(reqs, addAddress(index[i], netip.PrefixFrom(a, bits)))
 		}
-		reqs = append(reqs, linkUp(index[i], e.Interface))
+		reqs = append(reqs, linkUp(index[i], e.Interface), settle(index[i], e.Interface))
 		if !gw4 && s.Gateway.IsValid() {
 			gw4 = true
 			reqs = append(reqs, addDefaultRoute(index[i], s.Gateway))
@@ -331,6 +334,17 @@ func insideRequests(eps []*endpoint, index []int, fresh bool) []request {
 		if !gw6 && s.IPv6Gateway.IsValid() {
 			gw6 = true
 			reqs = append(reqs, addDefaultRoute(index[i], s.IPv6Gateway))
+		}
+	}
+	return reqs
+}
+
+// settleRequests brings the host ends, and the bridges behind them, into use.
+func settleRequests(eps []*endpoint) []request {
+	var reqs []request
+	for _, e := range eps {
+		if e.HostLink != "" {
+			reqs = append(reqs, settle(0, e.HostLink), settle(0, e.net.link()))
 		}
 	}
 	return reqs

@@ -18,6 +18,7 @@ const (
 	iflaBrportIsol   = 33 // IFLA_BRPORT_ISOLATED
 	loopbackIndex    = 1  // the first link of every namespace
 	ifaceNameMax     = unix.IFNAMSIZ - 1
+	extSkipStats     = 8 // RTEXT_FILTER_SKIP_STATS
 	defaultGateway4  = "0.0.0.0/0"
 	defaultGateway6  = "::/0"
 	containerLinkMax = 36 // one base-36 digit of the host link's name
@@ -101,6 +102,20 @@ func addBridge(name string, mtu int, mac stdnet.HardwareAddr) request {
 func linkUp(index int, what string) request {
 	r := newRequest("bring up "+what, unix.RTM_SETLINK, 0)
 	r.AddData(ifinfo(index, true))
+	return r
+}
+
+// settle asks for a link, which makes the kernel (6.8 and later) act on a
+// change of its carrier now rather than when a worker comes to it: until then
+// a link drops what is sent and a bridge port does not forward, and the first
+// packet of a container, mostly a question to a name server, would be lost.
+func settle(index int, name string) request {
+	r := newRequest("look at link "+name, unix.RTM_GETLINK, 0)
+	r.AddData(ifinfo(index, false))
+	if index == 0 {
+		r.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	}
+	r.AddData(nl.NewRtAttr(unix.IFLA_EXT_MASK, nl.Uint32Attr(extSkipStats)))
 	return r
 }
 
