@@ -1,6 +1,7 @@
 package native
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -81,6 +82,18 @@ func TestContract(t *testing.T) {
 }
 
 func BenchmarkNative(b *testing.B) {
-	g, _ := target(b)
-	drivertest.Benchmarks(b, g)
+	for _, spares := range []int{0, 1} {
+		b.Run(fmt.Sprintf("spares=%d", spares), func(b *testing.B) {
+			g, _ := target(b)
+			o := g.Driver.(*Driver).opts
+			o.Spares = spares
+			d, err := New(o)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer d.Close()
+			g.Driver = d
+			drivertest.Benchmarks(b, g)
+		})
+	}
 }

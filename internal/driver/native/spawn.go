@@ -66,10 +66,29 @@ func (d *Driver) refill() {
 				d.mu.Unlock()
 				return
 			}
-			d.spare = append(d.spare, m)
+			if d.opts.Spares > 0 {
+				d.spare = append(d.spare, m)
+			} else { // closed meanwhile
+				_ = m.control.Close()
+			}
 			d.mu.Unlock()
 		}
 	})
+}
+
+// Close ends the spare monitors. Instances live on. They would end with this
+// process, too.
+func (d *Driver) Close() error {
+	d.mu.Lock()
+	d.opts.Spares = 0
+	spare := d.spare
+	d.spare = nil
+	d.mu.Unlock()
+	var errs []error
+	for _, m := range spare {
+		errs = append(errs, m.control.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // spawn executes wharf-monitor, detached: own session, no descriptor of ours

@@ -247,3 +247,65 @@ func TestMonitorDescriptors(t *testing.T) {
 		}
 	}
 }
+
+// Starts with spare monitors: the contract holds, ps shows the id, and a spare
+// that died is not used.
+func TestSpares(t *testing.T) {
+	g, m := target(t)
+	o := g.Driver.(*Driver).opts
+	o.Spares = 1
+	d, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	ready := func() *monitor {
+		for range 200 {
+			d.mu.Lock()
+			if len(d.spare) == 1 && !d.refilling {
+				defer d.mu.Unlock()
+				return d.spare[0]
+			}
+			d.mu.Unlock()
+			time.Sleep(10 * time.Millisecond)
+		}
+		t.Fatal("no spare monitor was made")
+		return nil
+	}
+	for k := range 3 {
+		spare := ready()
+		if k == 1 {
+			_ = spare.kill()
+			for !spare.gone.Load() {
+				time.Sleep(time.Millisecond)
+			}
+		}
+		b := m.New(t, "/bin/sleep", "100")
+		sb, err := d.Sandbox(context.Background(), b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		i, err := d.Start(context.Background(), b, sb)
+		if err != nil {
+			t.Fatal(err)
+		}
+		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", parentOf(t, i.Pid())))
+		if !strings.Contains(string(line), string(b.ID)) {
+			t.Errorf("ps shows %q", line)
+		}
+		if err := d.Release(context.Background(), b.ID); err != nil {
+			t.Error(err)
+		}
+	}
+	spare := ready()
+	if err := d.Close(); err != nil {
+		t.Error(err)
+	}
+	for range 200 {
+		if spare.gone.Load() {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Error("the spare monitor did not end")
+}
