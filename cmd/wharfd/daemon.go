@@ -65,7 +65,7 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	if err := d.rooms.engine.Recover(ctx); err != nil {
 		return fmt.Errorf("recover containers: %w", err)
 	}
-	go d.rooms.loadBase(ctx, d.cfg)
+	d.rooms.loadBase(ctx, d.cfg)
 
 	srv := dockerapi.NewServer(d.rooms.handler())
 	failed := d.serve(srv, listeners)

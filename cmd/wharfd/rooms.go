@@ -80,10 +80,11 @@ func openRooms(ctx context.Context, c *config.Config, live *atomic.Pointer[confi
 	if r.volumes, err = volume.Open(volume.Options{Dir: filepath.Join(c.DataRoot, "volumes"), Publish: r.records.Publish}); err != nil {
 		return nil, err
 	}
-	containers, err := native.New(native.Options{Monitor: c.Monitor, ExecRoot: c.ExecRoot, CgroupParent: strings.TrimPrefix(c.CgroupParent, "/")})
+	containers, err := native.New(native.Options{Monitor: c.Monitor, ExecRoot: c.ExecRoot, CgroupParent: strings.TrimPrefix(c.CgroupParent, "/"), Spares: 1})
 	if err != nil {
 		return nil, err
 	}
+	held.Push(containers.Close)
 	r.facts = <-facts
 	for _, w := range host.Warnings(r.facts) {
 		slog.Warn(strings.TrimPrefix(w, "WARNING: "))
