@@ -171,6 +171,30 @@ func (f *firewall) changeLocked(rules []portRule, add bool) error {
 	return c.Flush()
 }
 
+// strangers warns about chains of others that drop by default what our
+// networks need: a packet has to be let through by every table.
+func (r *Room) strangers(n *net) {
+	c, err := nftables.New()
+	if err != nil {
+		return
+	}
+	chains, err := c.ListChains()
+	if err != nil {
+		return
+	}
+	for _, x := range chains {
+		if x.Table.Name == r.opts.Table || x.Hooknum == nil || x.Policy == nil || *x.Policy != nftables.ChainPolicyDrop {
+			continue
+		}
+		switch {
+		case *x.Hooknum == *nftables.ChainHookForward && !n.rec.Internal:
+			r.warn("chain %s of nftables table %s drops forwarded packets by default: containers reach other machines, and are reached at published ports, only if it accepts what goes in and out by %s", x.Name, x.Table.Name, n.link())
+		case *x.Hooknum == *nftables.ChainHookInput && n.hasNames():
+			r.warn("chain %s of nftables table %s drops incoming packets by default: containers of network %s find each other by name only if it accepts port %d from %s", x.Name, x.Table.Name, n.rec.Name, n.dnsAt.Load(), n.link())
+		}
+	}
+}
+
 func (f *firewall) close() error {
 	f.mu.Lock()
 	stop := f.stop

@@ -95,6 +95,11 @@ func Open(ctx context.Context, o Options) (*Room, error) {
 		return nil, refuse(errdefs.ErrInvalidArgument, "network: a state directory is needed")
 	}
 	o.defaults()
+	for _, p := range o.Pools {
+		if !p.Base.IsValid() || p.Size < p.Base.Bits() || p.Size > p.Base.Addr().BitLen()-2 {
+			return nil, refuse(errdefs.ErrInvalidArgument, "network: invalid default address pool %s of size %d: the size is the length of a subnet's prefix, from %d to %d", p.Base, p.Size, max(0, p.Base.Bits()), max(0, p.Base.Addr().BitLen()-2))
+		}
+	}
 	r := &Room{
 		opts: o, log: o.Log.With("room", "network"), store: store{o.Dir},
 		nets: map[string]*net{}, held: map[model.ID]map[string]*endpoint{},

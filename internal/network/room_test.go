@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/network"
@@ -275,5 +277,19 @@ func TestRulesText(t *testing.T) {
 	}
 	if d := cmp.Diff(string(want), got); d != "" {
 		t.Error(d)
+	}
+}
+
+func TestWarnsAboutOtherFirewalls(t *testing.T) {
+	r := open(t, Options{})
+	sh(t, "nft add table ip filter; nft 'add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }'")
+	attach(t, r, newBox(t).request("bridge"))
+	if w := r.Warnings(); len(w) != 1 || !strings.Contains(w[0], "chain FORWARD of nftables table filter drops forwarded packets") {
+		t.Errorf("%q", w)
+	}
+	for _, p := range []AddressPool{{}, {netip.MustParsePrefix("10.0.0.0/16"), 8}, {netip.MustParsePrefix("10.0.0.0/16"), 32}} {
+		if _, err := Open(context.Background(), Options{Dir: t.TempDir(), Pools: []AddressPool{p}}); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%v: %v", p, err)
+		}
 	}
 }
