@@ -438,3 +438,42 @@ func FuzzPut(f *testing.F) {
 		}
 	})
 }
+
+// What is mounted in a root: an export has mount points only, a copy has
+// volumes but nothing of the kernel's.
+func TestMounts(t *testing.T) {
+	needRoot(t)
+	dir := t.TempDir()
+	grow(t, dir, "vol", "proc", "dev", "etc", "etc/hosts: image", "hosts: mounted")
+	mount := func(src, to, typ string, flags uintptr) {
+		to = filepath.Join(dir, to)
+		must(t, unix.Mount(src, to, typ, flags, ""))
+		t.Cleanup(func() { must(t, unix.Unmount(to, unix.MNT_DETACH)) })
+	}
+	mount("tmpfs", "vol", "tmpfs", 0)
+	mount("tmpfs", "dev", "tmpfs", 0)
+	mount("proc", "proc", "proc", 0)
+	mount(filepath.Join(dir, "hosts"), "etc/hosts", "", unix.MS_BIND)
+	grow(t, dir, "vol/f: 1", "dev/null: 1")
+	r, err := New().Export(ctx, model.Root{Dir: dir})
+	must(t, err)
+	if d := cmp.Diff([]string{"5 dev/", "5 etc/", "0 etc/hosts", "0 hosts mounted", "5 proc/", "5 vol/"}, unroll(t, r)); d != "" {
+		t.Error(d)
+	}
+	must(t, r.Close())
+	r, _, err = New().Get(ctx, model.Root{Dir: dir, Name: "top"}, "/")
+	must(t, err)
+	if d := cmp.Diff([]string{"5 top/", "5 top/dev/", "5 top/etc/", "0 top/etc/hosts mounted", "0 top/hosts mounted", "5 top/proc/", "5 top/vol/", "0 top/vol/f 1"}, unroll(t, r)); d != "" {
+		t.Error(d)
+	}
+	must(t, r.Close())
+	// A file that is mounted is written into, a file of the kernel is not.
+	must(t, New().Put(ctx, model.Root{Dir: dir}, "/etc", model.PutOptions{}, roll(t, tar.Header{Name: "hosts", PAXRecords: body("new")})))
+	if b, _ := os.ReadFile(filepath.Join(dir, "hosts")); string(b) != "new" {
+		t.Errorf("hosts: %s", b)
+	}
+	err = New().Put(ctx, model.Root{Dir: dir}, "/proc", model.PutOptions{}, roll(t, tar.Header{Name: "sysrq-trigger", PAXRecords: body("h")}))
+	if !errdefs.IsPermissionDenied(err) {
+		t.Errorf("written into /proc: %v", err)
+	}
+}
