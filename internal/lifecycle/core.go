@@ -73,14 +73,43 @@ func (c *core) save(ctx context.Context, e *entry, durable bool, change func(*mo
 	return nil
 }
 
+// rewriteTime is how often a record that could not be written is tried again.
+const rewriteTime = 2 * time.Second
+
 // force is save for what has happened already, an exit: it becomes the
-// present state also when it cannot be written, which is logged.
+// present state also when it cannot be written (a full disk), which is logged
+// and tried again until it succeeds.
 func (c *core) force(ctx context.Context, e *entry, change func(*model.Container)) {
 	if err := c.save(ctx, e, false, change); err != nil {
-		c.slog.ErrorContext(ctx, "state not recorded; it is known to this daemon only", "id", e.id, "err", err)
+		c.slog.ErrorContext(ctx, "state not recorded; it is known to this daemon only until the write succeeds", "id", e.id, "err", err)
 		next := *e.record()
 		change(&next)
 		e.rec.Store(&next)
+		go c.rewrite(e)
+	}
+}
+
+// rewrite writes e's present record when that is possible again.
+func (c *core) rewrite(e *entry) {
+	for {
+		select {
+		case <-c.life.Done():
+			return
+		case <-time.After(rewriteTime):
+		}
+		if e.lock(c.life) != nil {
+			return
+		}
+		ctx, cancel := c.detach(c.life)
+		var err error
+		if !e.isGone() {
+			err = c.save(ctx, e, false, func(*model.Container) {})
+		}
+		cancel()
+		e.unlock()
+		if err == nil {
+			return
+		}
 	}
 }
 

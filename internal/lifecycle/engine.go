@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -120,7 +121,7 @@ func assemble(c *core, end context.CancelFunc) *Engine {
 		core: c, end: end,
 		creator: create, starter: start, stopper: stop, remover: remove, pauser: pause,
 		waits: waits{c}, streams: streams{c}, timings: timings{c}, lists: lists{c}, inspector: inspector{c, execs},
-		execs: execs, stats: stats{c}, tops: tops{c}, settings: settings{c}, pruner: pruner{c, remove},
+		execs: execs, stats: stats{c}, tops: tops{c}, settings: settings{c}, pruner: pruner{c, remove, new(atomic.Bool)},
 		files: files{c}, committer: committer{c, pause}, connector: connector{c},
 		recoverer: &recoverer{core: c, creator: create, starter: start, exits: exits, remover: remove, health: health},
 	}

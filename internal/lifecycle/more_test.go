@@ -244,3 +244,37 @@ func TestTTYName(t *testing.T) {
 		}
 	}
 }
+
+// TestFullDisk: an exit that cannot be recorded is known all the same, and
+// recorded when that is possible again.
+func TestFullDisk(t *testing.T) {
+	w := newWorld(t)
+	e := w.engine()
+	id := started(t, e, "x", nil)
+	ended, _ := e.Wait(bg, id, "")
+	w.mu.Lock()
+	w.fail["put-exited"] = io.ErrShortWrite
+	w.mu.Unlock()
+	w.instance(id).end(6)
+	if r := <-ended; r.Code != 6 || phase(e, id) != container.StateExited {
+		t.Errorf("code %d, %s", r.Code, phase(e, id))
+	}
+	recorded := func() container.ContainerState {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.recs[model.ID(id)].State.Phase
+	}
+	if got := recorded(); got != container.StateRunning {
+		t.Errorf("recorded as %s", got)
+	}
+	w.mu.Lock()
+	delete(w.fail, "put-exited")
+	w.mu.Unlock()
+	for range 2 * int(rewriteTime/time.Millisecond) / 10 {
+		if recorded() == container.StateExited {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Error("never recorded")
+}

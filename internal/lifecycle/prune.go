@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"context"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
@@ -15,12 +16,17 @@ import (
 type pruner struct {
 	*core
 	remover *remover
+	running *atomic.Bool // one prune at a time
 }
 
 // Prune removes every container that does not run, is older than "until" and
 // has the labels.
 func (s pruner) Prune(ctx context.Context, f model.Filters) (container.PruneReport, error) {
 	var out container.PruneReport
+	if !s.running.CompareAndSwap(false, true) {
+		return out, conflict("a prune operation is already running")
+	}
+	defer s.running.Store(false)
 	if err := known(f, []string{"label", "label!", "until"}); err != nil {
 		return out, err
 	}
