@@ -56,6 +56,10 @@ cat >"$exclude" <<'LIST'
 (*net.UnixConn).Close
 (net.Listener).Close
 golang.org/x/sys/unix.Close
+(wharf/internal/model.Stream).Close
+(wharf/internal/driver.Sandbox).Close
+(*github.com/klauspost/compress/gzip.Reader).Close
+(*compress/gzip.Reader).Close
 (*net/http.Response.Body).Close
 (*os.Root).Close
 // cleaning up on the way out of an error
