@@ -20,10 +20,10 @@ var absent = map[string]string{
 	"stack": "swarm mode", "secret": "swarm mode", "config": "swarm mode",
 	"plugin":     "engine plugins",
 	"checkpoint": "checkpoint and restore",
-	"search":     "searching a registry",
-	"build":      "building images",
-	"builder":    "building images",
-	"bake":       "building images",
+	"search":     "search",
+	"build":      "builds",
+	"builder":    "builds",
+	"bake":       "builds",
 }
 
 // execute runs one command line.
@@ -60,7 +60,7 @@ func unknown(ctx context.Context, dockerCLI *command.DockerCli, root *cobra.Comm
 		return err
 	}
 	if what := absent[name]; what != "" {
-		text := fmt.Sprintf("wharf %s: %s is not there yet", name, what)
+		text := fmt.Sprintf("wharf %s: this version has no %s yet", name, what)
 		if what == absent["build"] {
 			text += "; build with another engine, save the image there, then: wharf load -i FILE"
 		}
