@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"encoding/json"
 	"math"
 	"net/netip"
 	"strings"
@@ -303,5 +304,44 @@ func FuzzFiles(f *testing.F) {
 		}
 		c := model.Container{Config: &container.Config{Hostname: "h"}, HostConfig: &container.HostConfig{NetworkMode: "bridge", ExtraHosts: []string{host}}}
 		Files(FilesInput{Container: c, HostResolv: resolv}, Defaults{})
+	})
+}
+
+// FuzzCreate: whatever a client or an image says, the answer is a container
+// that can be started, or an error of a kind.
+func FuzzCreate(f *testing.F) {
+	f.Add([]byte(`{"Cmd":["x"],"HostConfig":{"Binds":["/a:/b"]}}`), []byte(`{"Env":["A"],"Volumes":{"/x":{}}}`))
+	f.Add([]byte(`{"Healthcheck":{"Test":["NONE"]},"HostConfig":{"Mounts":[{"Type":"tmpfs","Target":"/x"}],"Ulimits":[null],"Devices":[{}],"LogConfig":{"Config":{"tag":"{{.ID}}"}}}}`), []byte(`{"Cmd":["y"],"ExposedPorts":{"80/tcp":{}}}`))
+	f.Add([]byte(`{"HostConfig":{"NetworkMode":"container:mapped","Sysctls":{"net.x":"1"},"BlkioWeightDevice":[{"Path":"/dev/sda"}],"CapAdd":["ALL"],"SecurityOpt":["seccomp={}"]},"NetworkingConfig":{"EndpointsConfig":{"bridge":null}}}`), []byte(`{}`))
+	f.Fuzz(func(t *testing.T, request, image []byte) {
+		var r container.CreateRequest
+		var img model.ImageConfig
+		if json.Unmarshal(request, &r) != nil || json.Unmarshal(image, &img) != nil || r.Config == nil {
+			return
+		}
+		in := input(r.Config, r.HostConfig)
+		in.Request.Networking = r.NetworkingConfig
+		in.Image.Config = img
+		c, _, err := Create(in, full(), defaults())
+		if err != nil {
+			if kind(err) == "other" {
+				t.Errorf("no kind: %v", err)
+			}
+			return
+		}
+		s := StartInput{JoinNet: "/n", JoinIPC: "/i", JoinPid: "/p", JoinUser: "/u", JoinShm: "/s", Lookup: in.Lookup}
+		for i := range c.Mounts {
+			if c.Mounts[i].Source == "" {
+				c.Mounts[i].Source = "/source"
+			}
+		}
+		b, _, err := Start(c, s, full(), defaults())
+		if err != nil && kind(err) == "other" {
+			t.Errorf("start, no kind: %v", err)
+		}
+		if err == nil && (len(b.Spec.Process.Args) == 0 || !strings.HasPrefix(b.Spec.Linux.CgroupsPath, "/") || strings.Contains(b.Spec.Linux.CgroupsPath, "..")) {
+			t.Errorf("%+v", b.Spec)
+		}
+		Files(FilesInput{Container: c}, defaults())
 	})
 }
