@@ -180,7 +180,7 @@ func (m *monitor) open() error {
 	}
 	var err error
 	if m.log, err = logfile.Open(p); err != nil {
-		return fmt.Errorf("log: %w", err)
+		return fmt.Errorf("failed to initialize logging driver: %w", err) // Docker's words
 	}
 	m.socket, err = listen(monitorapi.SocketName)
 	return err
@@ -190,6 +190,7 @@ func (m *monitor) open() error {
 func (m *monitor) hold(control *os.File) int {
 	m.main.sink = logSink{m.log}
 	m.main.run()
+	protect()
 	go m.accept()
 	m.busy.Add(1)
 	go func() { // the daemon's held wait
@@ -218,6 +219,17 @@ func (m *monitor) hold(control *os.File) int {
 	m.main.close(e)
 	m.busy.Wait()
 	return 0
+}
+
+// protect keeps the kernel from choosing the monitor when memory is short: the
+// container would be lost with it. Not before the container is made, which
+// would inherit it where its own value cannot be set; execs get the
+// container's. Without CAP_SYS_RESOURCE it cannot be had.
+func protect() {
+	if f, err := os.OpenFile("/proc/self/oom_score_adj", os.O_WRONLY, 0); err == nil {
+		_, _ = f.WriteString("-999")
+		_ = f.Close()
+	}
 }
 
 // record writes the exit file.

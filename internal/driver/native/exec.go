@@ -48,7 +48,7 @@ func (i *instance) Exec(ctx context.Context, e *model.ExecSpec) (driver.Process,
 	if err != nil {
 		return nil, err
 	}
-	p, err := prepare.Exec(b, e, path, prepare.Options{})
+	p, err := prepare.Exec(b, likeMain(b, e), path, prepare.Options{})
 	if err != nil {
 		return nil, err
 	}
@@ -69,6 +69,17 @@ func (i *instance) Exec(ctx context.Context, e *model.ExecSpec) (driver.Process,
 	x := &process{i: i, id: string(e.ID), pid: c.reply.Pid, c: c, done: make(chan struct{})}
 	c.ended, c.resize = x.ended, x.resize
 	return x, nil
+}
+
+// likeMain gives an exec the container's oom_score_adj, not the monitor's.
+func likeMain(b *model.Bundle, e *model.ExecSpec) *model.ExecSpec {
+	if e.Process.OOMScoreAdj != nil || b.Spec.Process == nil || b.Spec.Process.OOMScoreAdj == nil {
+		return e
+	}
+	c, p := *e, *e.Process
+	p.OOMScoreAdj = b.Spec.Process.OOMScoreAdj
+	c.Process = &p
+	return &c
 }
 
 // process is an exec'd process.
