@@ -110,9 +110,7 @@ func (b *bench) prepareOthers() error {
 	if b.podman != "" {
 		b.podman = b.usable("podman", b.podman, func() error {
 			return b.pod("load", "-q", "-i", filepath.Join(b.images, "busybox.tar"))
-		}, func() error {
-			return b.pod("run", "--rm", "--network", "none", "--ulimit", "nofile=1024:1024", "busybox", "true")
-		})
+		}, b.podRun)
 	}
 	return nil
 }
