@@ -137,6 +137,9 @@ func (g *global) newContainer(id string, o *createOptions, u *undo.Stack) (*cont
 	if !filepath.IsAbs(c.Rootfs) {
 		c.Rootfs = filepath.Join(bundle, c.Rootfs)
 	}
+	if c.Rootfs, err = filepath.EvalSymlinks(c.Rootfs); err != nil {
+		return nil, fmt.Errorf("root of the container: %w", err)
+	}
 	path := ""
 	if spec.Linux != nil {
 		path = spec.Linux.CgroupsPath

@@ -68,6 +68,7 @@ func attend(proc *runtime.Process) (int, error) {
 		restore := rawTerminal()
 		defer restore()
 		resize(proc.Console)
+		plainNewlines(proc.Console)
 		copied = make(chan struct{})
 		go func() { _, _ = io.Copy(proc.Console, os.Stdin) }()
 		go func() { _, _ = io.Copy(os.Stdout, proc.Console); close(copied) }()
@@ -97,7 +98,7 @@ func attend(proc *runtime.Process) (int, error) {
 
 // rawTerminal makes our own terminal raw, if there is one.
 func rawTerminal() (restore func()) {
-	old, err := unix.IoctlGetTermios(0, unix.TCGETS)
+	old, err := unix.IoctlGetTermios(0, unix.TCGETS) // output stays as it is: it makes the newlines
 	if err != nil {
 		return func() {}
 	}
@@ -108,6 +109,17 @@ func rawTerminal() (restore func()) {
 	raw.Cc[unix.VMIN], raw.Cc[unix.VTIME] = 1, 0
 	_ = unix.IoctlSetTermios(0, unix.TCSETS, &raw)
 	return func() { _ = unix.IoctlSetTermios(0, unix.TCSETS, old) }
+}
+
+// plainNewlines keeps the container's terminal from turning newlines into
+// carriage return and newline: our own terminal does that.
+func plainNewlines(console *os.File) {
+	t, err := unix.IoctlGetTermios(int(console.Fd()), unix.TCGETS)
+	if err != nil {
+		return
+	}
+	t.Oflag &^= unix.ONLCR
+	_ = unix.IoctlSetTermios(int(console.Fd()), unix.TCSETS, t)
 }
 
 func resize(console *os.File) {

@@ -37,6 +37,9 @@ type joined struct {
 // execve. On error nothing is left, cgroup directories included.
 func Create(p *Prepared, io Files) (_ *Process, err error) {
 	c := &creation{p: p, io: io, user: -1, root: -1, warnings: append([]string{}, p.Warnings...)}
+	if p.Terminal { // nothing of the caller's stays with the process
+		c.io.Stdin, c.io.Stdout, c.io.Stderr = nil, nil, nil
+	}
 	defer c.cleanup.OnError(&err)
 	defer func() { _ = c.closing.Run() }()
 
@@ -104,7 +107,27 @@ func (c *creation) namespaces() error {
 			c.user = j.fd
 		}
 	}
+	if c.user >= 0 && len(c.p.UIDMap) == 0 {
+		return c.readMaps()
+	}
 	return nil
+}
+
+// readMaps finds out what the joined user namespace maps, from a process in
+// it.
+func (c *creation) readMaps() error {
+	p := program{flags: 0, before: []call{setnsCall(joined{c.user, "user"}, false, 0)}}
+	pid, done, err := p.park()
+	if err != nil {
+		return fmt.Errorf("look at the user namespace: %w", err)
+	}
+	defer done()
+	proc := "/proc/" + strconv.Itoa(pid)
+	if c.p.UIDMap, err = readMap(proc + "/uid_map"); err != nil {
+		return err
+	}
+	c.p.GIDMap, err = readMap(proc + "/gid_map")
+	return err
 }
 
 func (c *creation) makeMounts(group *cgroupWork) error {

@@ -10,6 +10,9 @@ import (
 // Exec makes a further process in all namespaces of target, up to execve.
 // target is a pid that the caller knows to be alive (it holds its pidfd).
 func Exec(target int, p *PreparedExec, io Files) (_ *Process, err error) {
+	if p.Terminal {
+		io.Stdin, io.Stdout, io.Stderr = nil, nil, nil
+	}
 	pidfd, err := unix.PidfdOpen(target, 0)
 	if err != nil {
 		return nil, fmt.Errorf("exec in process %d: %w", target, err)

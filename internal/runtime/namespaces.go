@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -118,6 +119,30 @@ func mapLines(m []IDMap) string {
 		b = append(b, '\n')
 	}
 	return string(b)
+}
+
+func readMap(file string) ([]IDMap, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	var out []IDMap
+	for _, line := range strings.Split(string(data), "\n") {
+		f := strings.Fields(line)
+		if len(f) != 3 {
+			continue
+		}
+		var n [3]uint32
+		for i := range f {
+			v, err := strconv.ParseUint(f[i], 10, 32)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", file, err)
+			}
+			n[i] = uint32(v)
+		}
+		out = append(out, IDMap{Inside: n[0], Host: n[1], Size: n[2]})
+	}
+	return out, nil
 }
 
 // writeFile writes a kernel file in one write(2).

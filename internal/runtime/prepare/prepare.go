@@ -140,15 +140,15 @@ func (c *container) namespaces() error {
 	if err := c.idMaps(); err != nil {
 		return err
 	}
-	_, user := c.ns["user"]
+	own, user := c.ns["user"]
 	if len(c.p.UIDMap) > 0 && !user {
 		c.ns["user"] = specs.LinuxNamespace{Type: specs.UserNamespace}
 		c.p.Namespaces = append(c.p.Namespaces, runtime.Namespace{Kind: "user"})
 	}
-	if user && len(c.p.UIDMap) == 0 {
+	if user && own.Path == "" && len(c.p.UIDMap) == 0 {
 		return refuse("a user namespace needs id maps (Bundle.IDs, or linux.uidMappings and gidMappings)")
 	}
-	c.mapped = len(c.p.UIDMap) > 0
+	c.mapped = user || len(c.p.UIDMap) > 0
 	return c.timeOffsets()
 }
 
