@@ -173,4 +173,23 @@ func (c *core) dir(id model.ID) string {
 	return filepath.Join(c.opts.DataRoot, "containers", string(id))
 }
 
+// etc is the directory of the files bound to /etc: the container's own, or
+// that of the one whose network it shares, directly or through others.
+func (c *core) etc(ctr *model.Container) string {
+	id := ctr.ID
+	for range 8 { // a circle cannot start anyway
+		next := c.plan.Joins(*ctr).Net
+		if next == "" {
+			break
+		}
+		id = next
+		e := c.index.get(id)
+		if e == nil {
+			break
+		}
+		ctr = e.record()
+	}
+	return c.dir(id)
+}
+
 func (c *core) now() time.Time { return c.opts.Now().UTC() }

@@ -3,7 +3,9 @@ package lifecycle
 import (
 	"context"
 	"io"
+	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -29,12 +31,15 @@ func (s files) root(ctx context.Context, e *entry, name string, write bool) (r R
 	case c.State.Running() && c.State.Pid != 0:
 		return Root{Dir: "/proc/" + strconv.Itoa(c.State.Pid) + "/root", IDs: c.IDs}, name, free, nil
 	}
-	if m, rest, ok := below(c.Mounts, name); ok && m.Type != "tmpfs" {
-		dir, err := s.source(ctx, c, m)
+	if m, rest, ok := below(s.mountsOf(c), name); ok && m.Type != "tmpfs" {
+		src, err := s.source(ctx, c, m)
 		if err != nil {
 			return r, "", nil, err
 		}
-		return Root{Dir: dir, Name: path.Base(m.Destination)}, rest, free, s.writable(c, &m, write)
+		if fi, err := os.Stat(src); err == nil && !fi.IsDir() { // a file: seen from the directory that it is in
+			return Root{Dir: path.Dir(src)}, "/" + path.Base(src), free, s.writable(c, &m, write)
+		}
+		return Root{Dir: src, Name: path.Base(m.Destination)}, rest, free, s.writable(c, &m, write)
 	}
 	if err := s.writable(c, nil, write); err != nil {
 		return r, "", nil, err
@@ -46,7 +51,20 @@ func (s files) root(ctx context.Context, e *entry, name string, write bool) (r R
 	return Root{Dir: dir}, name, release, nil
 }
 
-// source is the directory of a mount of a container that does not run.
+// mountsOf are the container's mounts with the files that every container has
+// in /etc, if it was started before.
+func (s files) mountsOf(c *model.Container) []model.Mount {
+	out := slices.Clone(c.Mounts)
+	for _, name := range []string{"hosts", "hostname", "resolv.conf"} {
+		src := path.Join(s.etc(c), name)
+		if _, err := os.Stat(src); err == nil {
+			out = append(out, model.Mount{Type: "bind", Source: src, Destination: "/etc/" + name})
+		}
+	}
+	return out
+}
+
+// source is the directory, or file, of a mount of a container that does not run.
 func (s files) source(ctx context.Context, c *model.Container, m model.Mount) (string, error) {
 	if m.Type != "volume" {
 		return m.Source, nil

@@ -67,15 +67,6 @@ func (s inspector) Inspect(ctx context.Context, ref string, size bool) (*contain
 	return out, nil
 }
 
-// etc is the directory of the files bound to /etc: the container's own, or
-// that of the one whose network it shares.
-func (s inspector) etc(c *model.Container) string {
-	if id := s.plan.Joins(*c).Net; id != "" {
-		return s.dir(id)
-	}
-	return s.dir(c.ID)
-}
-
 // graph names the directories of the root file system, for tools that look.
 func (s inspector) graph(ctx context.Context, c *model.Container) *storage.DriverData {
 	d := &storage.DriverData{Name: storageDriver, Data: map[string]string{}}

@@ -94,7 +94,7 @@ func (s *starter) join(c *model.Container, in *plan.StartInput) error {
 			in.JoinShm = proc + "/root/dev/shm"
 		}
 		if x.what == "network" { // one view of names and resolvers, as Docker has it
-			dir := s.dir(other.ID)
+			dir := s.etc(other)
 			in.Hosts, in.Hostname, in.Resolv = filepath.Join(dir, "hosts"), filepath.Join(dir, "hostname"), filepath.Join(dir, "resolv.conf")
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -438,6 +439,12 @@ func TestFiles(t *testing.T) {
 	err := e.ArchivePut(bg, id, "/etc", model.PutOptions{}, strings.NewReader(""))
 	if !errdefs.IsPermissionDenied(err) || err.Error() != "container rootfs is marked read-only" {
 		t.Errorf("put: %v", err)
+	}
+	if err := os.WriteFile(e.core.dir(model.ID(id))+"/hosts", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := e.ArchiveStat(bg, id, "/etc/hosts"); err != nil || st.Name != e.core.dir(model.ID(id))+":/hosts" {
+		t.Errorf("%+v, %v", st, err)
 	}
 	if err := e.ArchivePut(bg, id, "/data", model.PutOptions{}, strings.NewReader("")); err != nil {
 		t.Errorf("put into a volume: %v", err)
