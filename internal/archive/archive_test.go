@@ -11,6 +11,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -475,5 +476,23 @@ func TestMounts(t *testing.T) {
 	err = New().Put(ctx, model.Root{Dir: dir}, "/proc", model.PutOptions{}, roll(t, tar.Header{Name: "sysrq-trigger", PAXRecords: body("h")}))
 	if !errdefs.IsPermissionDenied(err) {
 		t.Errorf("written into /proc: %v", err)
+	}
+}
+
+func TestSparseBomb(t *testing.T) {
+	needRoot(t)
+	if _, err := exec.LookPath("tar"); err != nil {
+		t.Skip("needs GNU tar, to write sparse files")
+	}
+	src, dst := t.TempDir(), t.TempDir()
+	must(t, os.WriteFile(src+"/f", []byte("x"), 0o644))
+	must(t, os.Truncate(src+"/f", 2<<40))
+	for _, format := range []string{"gnu", "pax"} {
+		b, err := exec.Command("tar", "-C", src, "-S", "--format="+format, "-cf", "-", "f").Output()
+		must(t, err)
+		err = New().Put(ctx, model.Root{Dir: dst}, "/", model.PutOptions{}, bytes.NewReader(b))
+		if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "sparse") {
+			t.Errorf("%s: %d bytes: %v", format, len(b), err)
+		}
 	}
 }

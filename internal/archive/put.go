@@ -355,6 +355,9 @@ func (u *unpack) link(base string, h *tar.Header) error {
 
 // file writes a regular file; stretches of zeros become holes.
 func (u *unpack) file(base string, h *tar.Header, r io.Reader) (err error) {
+	if h.Size > maxSparse && isSparse(h) {
+		return refuse(errdefs.ErrInvalidArgument, "a sparse file of %d bytes: more than %d are not unpacked", h.Size, int64(maxSparse))
+	}
 	flags := unix.O_WRONLY | unix.O_NOFOLLOW | unix.O_CLOEXEC | unix.O_NONBLOCK
 	fd, err := unix.Openat(u.parent, base, flags|unix.O_CREAT|unix.O_EXCL, 0o600)
 	if err == unix.EEXIST { // makeRoom left a mount point
@@ -385,6 +388,21 @@ func (u *unpack) file(base string, h *tar.Header, r io.Reader) (err error) {
 		return unix.Ftruncate(fd, at)
 	}
 	return nil
+}
+
+// maxSparse bounds the files whose holes the tar does not carry: a kilobyte
+// could otherwise keep the daemon busy for ever with zeros.
+const maxSparse = 1 << 40
+
+// isSparse reports whether a header is one of GNU tar's for sparse files, old
+// or PAX.
+func isSparse(h *tar.Header) bool {
+	for k := range h.PAXRecords {
+		if strings.HasPrefix(k, "GNU.sparse.") {
+			return true
+		}
+	}
+	return h.Typeflag == tar.TypeGNUSparse
 }
 
 func cutOff(err error) error {
