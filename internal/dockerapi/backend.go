@@ -78,7 +78,8 @@ type Images interface {
 	Save(ctx context.Context, refs []string, platforms []ocispec.Platform, w io.Writer) error
 	// Import makes a one-layer image of a root file system; "" repo: untagged.
 	Import(ctx context.Context, tar io.Reader, repo, tag, message string, changes []string, platform *ocispec.Platform, p model.Progress) error
-	// Pull and Push: auth is nil for anonymous. After the first progress
+	// Pull and Push: auth is nil for anonymous; a ref without tag and digest
+	// means all tags of the repository. After the first progress
 	// message errors go into the stream (the door does that).
 	Pull(ctx context.Context, ref string, platform *ocispec.Platform, auth *registry.AuthConfig, p model.Progress) error
 	Push(ctx context.Context, ref string, platform *ocispec.Platform, auth *registry.AuthConfig, p model.Progress) error

@@ -47,13 +47,24 @@ func (p *progress) send(msg any) {
 	if p.broken {
 		return
 	}
-	if !p.c.w.begun {
-		p.c.w.Header().Set("Content-Type", "application/json")
-		p.c.w.WriteHeader(http.StatusOK)
-	}
+	p.header()
 	if !sendWithin(p.rc, progressTimeout, func() error { return p.enc.Encode(msg) }) {
 		p.broken = true
 		p.cancel()
+	}
+}
+
+// begin begins the answer without a message.
+func (p *progress) begin() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.header()
+}
+
+func (p *progress) header() {
+	if !p.c.w.begun {
+		p.c.w.Header().Set("Content-Type", "application/json")
+		p.c.w.WriteHeader(http.StatusOK)
 	}
 }
 
@@ -80,9 +91,8 @@ func (p *progress) end(err error) error {
 		}
 		return nil
 	}
-	if err == nil && !begun {
-		p.c.w.Header().Set("Content-Type", "application/json")
-		return p.c.done(http.StatusOK)
+	if err == nil {
+		p.begin()
 	}
 	return err
 }
@@ -110,7 +120,8 @@ func (s *server) pullOrImport(c *call) error {
 	return invalid("fromImage or fromSrc must be given")
 }
 
-// pullRef joins name and tag; the tag may also be a digest.
+// pullRef joins name and tag; the tag may also be a digest. Without either
+// all tags of the repository are meant.
 func pullRef(name, tag string) (string, error) {
 	ref, err := reference.ParseNormalizedNamed(strings.TrimSuffix(name, ":"))
 	if err != nil {
@@ -126,9 +137,6 @@ func pullRef(name, tag string) (string, error) {
 	}
 	if reference.FamiliarName(ref) == "scratch" {
 		return "", &statusError{http.StatusForbidden, "'scratch' is a reserved name"}
-	}
-	if reference.IsNameOnly(ref) {
-		return "", notThere("pulling all tags of " + reference.FamiliarName(ref) + " (name one: " + reference.FamiliarName(ref) + ":latest)")
 	}
 	return reference.FamiliarString(ref), nil
 }
@@ -181,7 +189,11 @@ func (s *server) load(c *call) error {
 		return err
 	}
 	p, ctx := newProgress(c)
-	return p.end(s.Images.Load(ctx, c.r.Body, platforms, c.truthOr("quiet", true), p.send))
+	err = s.Images.Load(ctx, c.r.Body, platforms, c.truthOr("quiet", true), p.send)
+	if err != nil && c.ctx().Err() == nil {
+		p.begin() // Docker says every failure of a load in the stream, and clients look for it there
+	}
+	return p.end(err)
 }
 
 // save sends one image or several. Nothing in an archive can say that it is

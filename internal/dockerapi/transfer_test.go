@@ -73,7 +73,6 @@ func TestPull(t *testing.T) {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 	for path, want := range map[string]int{
-		"/images/create?fromImage=a":                            501,
 		"/images/create?fromSrc=http://x/y.tar":                 501,
 		"/images/create":                                        400,
 		"/images/create?fromImage=a&tag=b&platform=no/such/x/y": 400,
@@ -144,6 +143,11 @@ func TestLoad(t *testing.T) {
 	r := httptest.NewRequest("POST", "/v1.40/images/load?quiet=0", strings.NewReader("12345"))
 	r.Header.Set("Content-Type", "application/x-tar")
 	if w := serve(h, r); w.Code != 200 || !strings.Contains(w.Body.String(), "5 bytes, quiet false") {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	f.load = func(io.Reader, bool, model.Progress) error { return errTest }
+	r = httptest.NewRequest("POST", "/images/load", strings.NewReader("junk"))
+	if w := serve(h, r); w.Code != 200 || !strings.Contains(w.Body.String(), `{"errorDetail":{"message":"test"}`) {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 }
