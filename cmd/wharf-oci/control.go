@@ -56,7 +56,7 @@ func killCommand(g *global) *cobra.Command {
 
 func (c *container) kill(sig unix.Signal, all bool) error {
 	stopped := c.status() == specs.StateStopped
-	if all || stopped && !c.ownPids() {
+	if all || (stopped || sig == unix.SIGKILL) && !c.ownPids() {
 		pids, err := c.group().Pids()
 		if err != nil {
 			return err

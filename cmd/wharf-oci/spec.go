@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 	"github.com/spf13/cobra"
 
+	"wharf/internal/runtime/cgroup"
 	"wharf/internal/runtime/prepare"
 )
 
@@ -41,6 +42,10 @@ func specCommand() *cobra.Command {
 }
 
 func exampleSpec() *specs.Spec {
+	namespaces := []specs.LinuxNamespace{{Type: "pid"}, {Type: "network"}, {Type: "ipc"}, {Type: "uts"}, {Type: "mount"}}
+	if layout := cgroup.Detect(); layout.Unified() {
+		namespaces = append(namespaces, specs.LinuxNamespace{Type: "cgroup"})
+	}
 	caps := []string{"CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"}
 	return &specs.Spec{
 		Version: specs.Version, Hostname: "wharf", Root: &specs.Root{Path: "rootfs", Readonly: true},
@@ -61,7 +66,7 @@ func exampleSpec() *specs.Spec {
 		},
 		Linux: &specs.Linux{
 			Resources:     &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}},
-			Namespaces:    []specs.LinuxNamespace{{Type: "pid"}, {Type: "network"}, {Type: "ipc"}, {Type: "uts"}, {Type: "mount"}, {Type: "cgroup"}},
+			Namespaces:    namespaces,
 			MaskedPaths:   []string{"/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/sys/firmware", "/proc/scsi"},
 			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
 		},

@@ -398,7 +398,6 @@ func TestRefusedSpecs(t *testing.T) {
 		"hostname without uts": func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[:1] },
 		"no args":              func(s *specs.Spec) { s.Process.Args = nil },
 		"relative cwd":         func(s *specs.Spec) { s.Process.Cwd = "x" },
-		"unknown capability":   func(s *specs.Spec) { s.Process.Capabilities.Bounding = []string{"CAP_FLY"} },
 		"unknown rlimit":       func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_X"}} },
 		"mount in proc":        func(s *specs.Spec) { s.Mounts = append(s.Mounts, specs.Mount{Destination: "/proc/sys", Type: "tmpfs"}) },
 		"unknown namespace": func(s *specs.Spec) {

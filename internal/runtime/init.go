@@ -37,15 +37,18 @@ func initMain() {
 	if err != nil {
 		os.Exit(1)
 	}
-	unix.CloseOnExec(sock)
+	if sock >= 0 {
+		unix.CloseOnExec(sock)
+	}
 	pid, err := startChild(os.Args[2], os.Args[3:])
 	if err != nil {
 		e := execError(os.Args[2], err)
-		_ = sendFrame(sock, frameError, encodeError(e))
+		if sock < 0 || sendFrame(sock, frameError, encodeError(e)) != nil {
+			_, _ = os.Stderr.WriteString(e.Error() + "\n")
+		}
 		os.Exit(126)
 	}
 	_ = unix.CloseRange(3, ^uint(0)>>1, 0) // the socket too: that is the word that it runs
-	_ = unix.Close(sock)
 	all := sigset{^uint64(0)}
 	for {
 		sig, _, e := unix.RawSyscall6(unix.SYS_RT_SIGTIMEDWAIT, uintptr(unsafe.Pointer(&all)), 0, 0, sigsetSize, 0, 0)

@@ -88,6 +88,8 @@ func (l *launch) start() (*Process, error) {
 		return nil, err
 	}
 	p := &l.program
+	// What the caller itself inherited must not go on to the stage.
+	p.after = append([]call{{nr: unix.SYS_CLOSE_RANGE, a: [6]uintptr{3, 1<<32 - 1, unix.CLOSE_RANGE_CLOEXEC}, name: "close_range", keep: true}}, p.after...)
 	l.inherit(l.theirs)
 	for i, fd := range l.std {
 		p.after = append(p.after, call{nr: unix.SYS_DUP3, a: [6]uintptr{uintptr(fd), uintptr(i)}, name: "dup3"})

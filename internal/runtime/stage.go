@@ -91,6 +91,10 @@ func (s *stage) run() error {
 	if err := s.process(); err != nil {
 		return err
 	}
+	if err := s.streams(); err != nil {
+		return err
+	}
+	s.letGo()
 	if err := s.ready(); err != nil {
 		return err
 	}
@@ -169,6 +173,16 @@ func (s *stage) setup() error {
 	return s.names()
 }
 
+// letGo closes what only the setup needed, before a wait that may be long.
+func (s *stage) letGo() {
+	for _, fd := range s.mounts {
+		if fd != s.root {
+			_ = unix.Close(fd)
+		}
+	}
+	s.mounts = nil
+}
+
 func (s *stage) createHooks() error {
 	if s.Hooks {
 		if err := sendFrame(s.sock, frameHooks, nil); err != nil {
@@ -223,6 +237,9 @@ func (s *stage) ready() error {
 		_ = unix.Close(s.master)
 	}
 	if s.fifo >= 0 {
+		// Nobody listens from here on: errors go to standard error.
+		_ = unix.Close(s.sock)
+		s.sock = -1
 		return s.waitFifo()
 	}
 	if err := s.expect(frameExec); err != nil {

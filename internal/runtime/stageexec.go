@@ -20,9 +20,6 @@ func (s *stage) execute() error {
 			return fmt.Errorf("startContainer hook: %w", err)
 		}
 	}
-	if err := s.streams(); err != nil {
-		return err
-	}
 	if err := s.labels(); err != nil {
 		return err
 	}
@@ -123,7 +120,7 @@ func (s *stage) descriptors(exe *int) error {
 		*fd = up
 		return nil
 	}
-	all := []*int{&s.sock, exe}
+	all := []*int{&s.sock, exe} // -1 for those that are not there
 	for i := range s.extra {
 		all = append(all, &s.extra[i])
 	}
@@ -291,8 +288,10 @@ func (s *stage) execve(exe int) error {
 // execveInit starts this binary once more, as the container's init: with the
 // user's ids, capabilities and filter, which it cannot shed.
 func (s *stage) execveInit(exe int) error {
-	if _, err := unix.FcntlInt(uintptr(s.sock), unix.F_SETFD, 0); err != nil {
-		return err
+	if s.sock >= 0 {
+		if _, err := unix.FcntlInt(uintptr(s.sock), unix.F_SETFD, 0); err != nil {
+			return err
+		}
 	}
 	var p program
 	argv := p.ptrs(append([]string{initName, strconv.Itoa(s.sock), s.program}, s.Args...))

@@ -104,6 +104,11 @@ func (s *stage) place(m *StageMount, fd int) error {
 	if err != nil {
 		return err
 	}
+	if m.FS == "proc" || m.FS == "sysfs" {
+		if err := s.ordinary(m.Dest); err != nil {
+			return err
+		}
+	}
 	to, err := s.target(m.Dest, isDir)
 	if err != nil {
 		return err
@@ -129,6 +134,24 @@ func (s *stage) place(m *StageMount, fd int) error {
 	}
 	if m.Dest == "/" { // a mount over the root is the root from now on
 		s.root = fd
+	}
+	return nil
+}
+
+// ordinary refuses an image whose /proc or /sys is a symbolic link: masked and
+// read-only paths are named below the real ones.
+func (s *stage) ordinary(dest string) error {
+	fd, err := unix.Openat2(s.root, dest, &unix.OpenHow{Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_SYMLINKS})
+	if err == unix.ENOENT {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("must be mounted on ordinary directory: %w", err)
+	}
+	defer unix.Close(fd)
+	if isDir, err := directory(fd); err != nil || !isDir {
+		return errors.New("must be mounted on ordinary directory")
 	}
 	return nil
 }

@@ -18,8 +18,8 @@ func (s *stage) process() error {
 	if err := s.identify(); err != nil {
 		return err
 	}
-	if !hasEnv(s.Env, "HOME") {
-		s.Env = append(s.Env, "HOME="+s.user.home)
+	if home, _ := getenv(s.Env, "HOME"); home == "" {
+		s.Env = append(withoutEnv(s.Env, "HOME"), "HOME="+s.user.home)
 	}
 	if s.Terminal && s.Stage.Exec {
 		if err := s.openConsole(); err != nil {
@@ -45,13 +45,14 @@ func (s *stage) process() error {
 	return s.findProgram()
 }
 
-func hasEnv(env []string, key string) bool {
+func withoutEnv(env []string, key string) []string {
+	var out []string
 	for _, e := range env {
-		if strings.HasPrefix(e, key+"=") {
-			return true
+		if !strings.HasPrefix(e, key+"=") {
+			out = append(out, e)
 		}
 	}
-	return false
+	return out
 }
 
 func getenv(env []string, key string) (v string, ok bool) {

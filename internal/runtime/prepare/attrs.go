@@ -27,18 +27,20 @@ var capBits = func() map[string]uint64 {
 	return m
 }()
 
-func capMask(names []string) (mask uint64, err error) {
+// capMask leaves out names that it does not know: a newer kernel's, say.
+func capMask(names []string, warn func(string, ...any)) (mask uint64) {
 	for _, n := range names {
 		bit, ok := capBits[strings.ToUpper(n)]
 		if !ok {
-			return 0, refuse("unknown capability %q", n)
+			warn("unknown capability %q; left out", n)
+			continue
 		}
 		mask |= bit
 	}
-	return mask, nil
+	return mask
 }
 
-func capabilities(c *specs.LinuxCapabilities) (*runtime.Caps, error) {
+func capabilities(c *specs.LinuxCapabilities, warn func(string, ...any)) (*runtime.Caps, error) {
 	if c == nil {
 		return nil, nil
 	}
@@ -50,9 +52,11 @@ func capabilities(c *specs.LinuxCapabilities) (*runtime.Caps, error) {
 		{&out.Bounding, c.Bounding}, {&out.Effective, c.Effective}, {&out.Permitted, c.Permitted},
 		{&out.Inheritable, c.Inheritable}, {&out.Ambient, c.Ambient},
 	} {
-		var err error
-		if *set.to, err = capMask(set.names); err != nil {
-			return nil, err
+		*set.to = capMask(set.names, warn)
+	}
+	for i, n := range capNames {
+		if out.Ambient&(1<<i) != 0 && out.Permitted&out.Inheritable&(1<<i) == 0 {
+			warn("can't raise ambient capability CAP_%s: it is not permitted and inheritable", n)
 		}
 	}
 	return &out, nil

@@ -231,7 +231,7 @@ func (c *container) names() error {
 		}
 	}
 	c.st.Hostname, c.st.Domainname = c.spec.Hostname, c.spec.Domainname
-	c.st.MaskedPaths, c.st.ReadonlyPaths = c.spec.Linux.MaskedPaths, c.spec.Linux.ReadonlyPaths
+	c.st.MaskedPaths, c.st.ReadonlyPaths = once(c.spec.Linux.MaskedPaths), once(c.spec.Linux.ReadonlyPaths)
 	if c.spec.Linux.IntelRdt != nil {
 		return missing("intelRdt")
 	}
@@ -311,4 +311,17 @@ func (c *container) hooks() error {
 			Bundle: c.o.Bundle, Annotations: c.spec.Annotations}
 	}
 	return nil
+}
+
+// once leaves repetitions out.
+func once(list []string) []string {
+	seen := map[string]bool{}
+	var out []string
+	for _, s := range list {
+		if !seen[s] {
+			seen[s] = true
+			out = append(out, s)
+		}
+	}
+	return out
 }

@@ -72,10 +72,10 @@ func fillProcess(st *runtime.Stage, p *specs.Process, host *Host, warn func(stri
 			return refuse("environment variable %q", e)
 		}
 	}
-	st.Args, st.Env, st.Cwd = p.Args, p.Env, p.Cwd
+	st.Args, st.Env, st.Cwd = p.Args, lastOfEach(p.Env), p.Cwd
 	st.Terminal, st.NoNewPrivs = p.Terminal, p.NoNewPrivileges
 	var err error
-	if st.Caps, err = capabilities(p.Capabilities); err != nil {
+	if st.Caps, err = capabilities(p.Capabilities, warn); err != nil {
 		return err
 	}
 	if st.Scheduler, err = scheduler(p.Scheduler); err != nil {
@@ -119,4 +119,20 @@ func firstOf(list ...string) string {
 		}
 	}
 	return ""
+}
+
+// lastOfEach keeps, of variables that are set several times, the last one.
+func lastOfEach(env []string) []string {
+	at := make(map[string]int, len(env))
+	out := make([]string, 0, len(env))
+	for _, e := range env {
+		key, _, _ := strings.Cut(e, "=")
+		if i, ok := at[key]; ok {
+			out[i] = e
+			continue
+		}
+		at[key] = len(out)
+		out = append(out, e)
+	}
+	return out
 }
