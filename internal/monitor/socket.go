@@ -2,9 +2,7 @@ package monitor
 
 import (
 	"errors"
-	"io"
 	"os"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -63,10 +61,4 @@ func polled(fd int, name string) (*os.File, error) {
 		return nil, os.NewSyscallError("fcntl", err)
 	}
 	return os.NewFile(uintptr(fd), name), nil
-}
-
-// isEnd reports whether a read error only means that the other side is gone: EIO is
-// how a terminal says that nobody has it open any more.
-func isEnd(err error) bool {
-	return errors.Is(err, io.EOF) || errors.Is(err, syscall.EIO) || errors.Is(err, os.ErrClosed)
 }
