@@ -22,7 +22,7 @@ func parse(t *testing.T, file string, args ...string) (*Config, error) {
 }
 
 func TestParse(t *testing.T) {
-	c, err := parse(t, `{
+	_, err := parse(t, `{
 		"data-root": "/d", "hosts": ["unix:///s"], "debug": true, "labels": ["a=b"],
 		"log-driver": "local", "log-opts": {"max-size": "5m"}, "bip": "10.9.0.1/24", "mtu": 1400, "icc": false,
 		"default-address-pools": [{"base": "10.0.0.0/8", "size": 24}], "dns": ["1.1.1.1"],
@@ -33,7 +33,7 @@ func TestParse(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "default-ulimits: (from flag: core=0:0, from file:") {
 		t.Fatalf("flag and file: %v", err)
 	}
-	c, err = parse(t, `{"labels": ["a=b"], "default-shm-size": 1024, "debug": true, "log-driver": "local", "log-opts": {"max-size": "5m"},
+	c, err := parse(t, `{"labels": ["a=b"], "default-shm-size": 1024, "debug": true, "log-driver": "local", "log-opts": {"max-size": "5m"},
 		"default-address-pools": [{"base": "10.0.0.0/8", "size": 24}], "bip": "10.9.0.1/24", "dns": ["1.1.1.1"], "icc": false}`,
 		"-H", "/s", "-H", "fd://", "--exec-root", "/x", "--default-ulimit", "core=0:0", "--max-concurrent-uploads=9", "-G", "adm", "--feature", "buildkit=true")
 	if err != nil {

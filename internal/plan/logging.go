@@ -32,6 +32,9 @@ func (cr *creation) logging() error {
 			}
 		}
 	}
+	if !slices.Contains(logopts.Drivers, l.Type) {
+		return invalid("logger: no log driver named '%s' is registered", l.Type) // clients compare the whole text
+	}
 	if err := logopts.Check(l.Type, l.Config); err != nil {
 		return err
 	}

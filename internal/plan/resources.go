@@ -36,7 +36,8 @@ func (cr *creation) resources() error {
 			return err
 		}
 	}
-	for _, d := range r.DeviceRequests {
+	if len(r.DeviceRequests) > 0 {
+		d := r.DeviceRequests[0]
 		if d.Driver == "cdi" {
 			return notImplemented("device %s: CDI devices are not supported yet; use --device with a path below /dev", strings.Join(d.DeviceIDs, ","))
 		}

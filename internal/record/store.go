@@ -61,7 +61,7 @@ func Open(dir string) (*Store, error) {
 	if damage != "" {
 		s.note(damage)
 		if err := s.pack(); err != nil {
-			log.close()
+			_ = log.close()
 			return nil, fmt.Errorf("record: write what could be read: %w", err)
 		}
 	}
@@ -70,7 +70,7 @@ func Open(dir string) (*Store, error) {
 	}
 	s.feed, err = openFeed(filepath.Join(dir, "events.log"))
 	if err != nil {
-		log.close()
+		_ = log.close()
 		return nil, fmt.Errorf("record: %w", err)
 	}
 	return s, nil

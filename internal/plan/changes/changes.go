@@ -82,9 +82,8 @@ type applier struct {
 
 // line applies one instruction.
 func (a *applier) line(line string) error {
-	word, rest, _ := strings.Cut(strings.ReplaceAll(line, "\t", " "), " ")
-	name := strings.ToUpper(word)
-	rest = strings.TrimSpace(line[len(word):])
+	word, _, _ := strings.Cut(strings.ReplaceAll(line, "\t", " "), " ")
+	name, rest := strings.ToUpper(word), strings.TrimSpace(line[len(word):])
 	apply, ok := map[string]func(string) error{
 		"CMD": a.cmd, "ENTRYPOINT": a.entrypoint, "ENV": a.env, "EXPOSE": a.expose, "HEALTHCHECK": a.healthcheck,
 		"LABEL": a.label, "ONBUILD": a.onbuild, "STOPSIGNAL": a.stopsignal, "USER": a.user, "VOLUME": a.volume, "WORKDIR": a.workdir,
