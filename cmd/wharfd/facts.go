@@ -65,12 +65,15 @@ func readLine(p string) string {
 	return strings.TrimSpace(string(b))
 }
 
+// runtimeNames are other names of our runtime.
+var runtimeNames = []string{"runc", "io.containerd.runc.v2"}
+
 // planDefaults is what the configuration says for containers.
 func planDefaults(c *config.Config, gateway []netip.Addr) plan.Defaults {
 	d := plan.Defaults{
 		LogDriver: c.LogDriver, LogOptions: c.LogOpts,
 		ShmSize: int64(c.DefaultShmSize), Ulimits: map[string]*container.Ulimit(c.DefaultUlimits),
-		Runtime: c.DefaultRuntime, Runtimes: []string{"runc", "io.containerd.runc.v2"},
+		Runtime: c.DefaultRuntime, Runtimes: runtimeNames,
 		IpcMode: container.IpcMode(c.DefaultIpcMode), CgroupnsMode: container.CgroupnsMode(c.DefaultCgroupnsMode),
 		Init: c.Init, NoNewPrivs: c.NoNewPrivileges, SELinux: c.SELinuxEnabled,
 		SeccompProfile: c.Seccomp, Seccomp: new(plan.SeccompCache),

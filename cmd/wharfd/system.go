@@ -80,7 +80,7 @@ func (s *sysinfo) Info(ctx context.Context) (*system.Info, error) {
 		IndexServerAddress: "https://index.docker.io/v1/", RegistryConfig: registryConfig(c),
 		NCPU: f.CPUs, MemTotal: int64(f.Memory), GenericResources: []swarm.GenericResource{}, Labels: slices.Clone(c.Labels),
 		HTTPProxy: os.Getenv("HTTP_PROXY"), HTTPSProxy: os.Getenv("HTTPS_PROXY"), NoProxy: os.Getenv("NO_PROXY"),
-		Runtimes:       map[string]system.RuntimeWithStatus{c.DefaultRuntime: {}},
+		Runtimes:       runtimes(c),
 		DefaultRuntime: c.DefaultRuntime, Swarm: swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive},
 		LiveRestoreEnabled: true, InitBinary: "wharf-monitor", SecurityOptions: s.security(c), CDISpecDirs: []string{},
 		FirewallBackend: &system.FirewallInfo{Driver: "nftables"},
@@ -175,6 +175,16 @@ func registryConfig(c *config.Config) *registry.ServiceConfig {
 		addRegistry(cfg, r)
 	}
 	return cfg
+}
+
+// runtimes are the names that --runtime takes. All mean ours: clients and
+// Compose files that say "runc" want containers as Docker makes them.
+func runtimes(c *config.Config) map[string]system.RuntimeWithStatus {
+	out := map[string]system.RuntimeWithStatus{c.DefaultRuntime: {}}
+	for _, name := range runtimeNames {
+		out[name] = system.RuntimeWithStatus{Runtime: system.Runtime{Path: c.DefaultRuntime}}
+	}
+	return out
 }
 
 func openFiles() int {
