@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"io"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -277,4 +278,16 @@ func TestFullDisk(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	t.Error("never recorded")
+}
+
+func TestRewrite(t *testing.T) {
+	path := t.TempDir() + "/hosts"
+	for _, text := range []string{"long text\n", "short\n", "short\n", "", "long again\n"} {
+		if err := rewrite(path, []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := os.ReadFile(path); string(got) != text {
+			t.Errorf("got %q, want %q", got, text)
+		}
+	}
 }

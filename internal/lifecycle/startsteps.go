@@ -1,7 +1,9 @@
 package lifecycle
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -175,11 +177,29 @@ func (s *starter) files(_ context.Context, r *run) error {
 	}
 	f := s.plan.Files(in)
 	for name, text := range map[string][]byte{"hosts": f.Hosts, "hostname": f.Hostname, "resolv.conf": f.Resolv} {
-		if err := os.WriteFile(filepath.Join(s.dir(r.e.id), name), text, 0o644); err != nil {
+		if err := rewrite(filepath.Join(s.dir(r.e.id), name), text); err != nil {
 			return wrap(err, "write %s of %s", name, r.e.id.Short())
 		}
 	}
 	return nil
+}
+
+// rewrite puts text into the file at path, in place, for it is bound into
+// containers. It leaves an equal file alone and never cuts one to nothing
+// first: ext4 answers that with a write to the disk at close (auto_da_alloc).
+func rewrite(path string, text []byte) error {
+	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, text) {
+		return nil
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	if err == nil {
+		err = f.Truncate(int64(len(text)))
+	}
+	return errors.Join(err, f.Close())
 }
 
 // hostResolv is the host's resolv.conf, or the one with the real servers
