@@ -21,7 +21,7 @@ type execOptions struct {
 	env, caps, groups                              []string
 	tty, detach, noNewPrivs, ignorePaused          bool
 	preserveFDs                                    int
-	apparmor, label, cgroup                        string
+	apparmor, label                                string
 }
 
 func execCommand(g *global) *cobra.Command {

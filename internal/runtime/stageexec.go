@@ -270,6 +270,7 @@ func (s *stage) seccomp() error {
 // execve is not syscall.Exec: that would set RLIMIT_NOFILE to what it was
 // before the Go runtime started, and the caller's side has set the right one.
 func (s *stage) execve(exe int) error {
+	defaultSignals()
 	if s.Init {
 		return s.execveInit(exe)
 	}
@@ -283,6 +284,17 @@ func (s *stage) execve(exe int) error {
 		}
 		return execError(s.program, e)
 	}
+}
+
+// defaultSignals undoes what whoever started us ignored or blocked: execve
+// keeps both.
+func defaultSignals() {
+	var action [4]uint64 // struct sigaction of the kernel: SIG_DFL, no flags
+	var none sigset
+	for sig := uintptr(1); sig <= 64; sig++ {
+		_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&action)), 0, sigsetSize, 0, 0)
+	}
+	_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&none)), 0, sigsetSize, 0, 0)
 }
 
 // execveInit starts this binary once more, as the container's init: with the

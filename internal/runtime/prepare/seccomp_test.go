@@ -112,7 +112,7 @@ func TestUnknownCallsAndArchitectures(t *testing.T) {
 		{auditX86_64, 436, actAllow},       // close_range
 		{auditX86_64, 435, actErrno | 1},   // clone3: known when the profile was written
 		{auditX86_64, 450, retENOSYS},      // newer than the profile
-		{auditX86_64, x32Bit | 0, actKill}, // x32 was not named
+		{auditX86_64, x32Bit, actKill},     // x32 was not named
 		{auditI386, 3, actKill},            // nor 32 bit
 		{auditAARCH64, 63, actKill},        // cannot be
 		{auditX86_64, 0xffffffff, actKill}, // out of all ranges
