@@ -30,19 +30,12 @@ func (d *daemon) reload(ctx context.Context) {
 	}
 	taken := config.Take(old, next)
 	setLevel(d.level, taken)
-	if r, ok := any(d.rooms.images).(reconfigurable); ok {
-		r.Reconfigure(taken.InsecureRegistries, taken.RegistryMirrors, taken.MaxConcurrentDownloads, taken.MaxConcurrentUploads)
-	}
+	d.rooms.images.Reconfigure(taken.InsecureRegistries, taken.RegistryMirrors, taken.MaxConcurrentDownloads, taken.MaxConcurrentUploads)
 	d.live.Store(taken)
 	attrs := taken.Text()
 	attrs["name"] = d.rooms.facts.Hostname
 	d.rooms.records.Publish(events.DaemonEventType, events.ActionReload, d.rooms.system.id, attrs)
 	slog.InfoContext(ctx, "configuration reloaded", "changed", strings.Join(now, ", "))
-}
-
-// reconfigurable is an image room that takes new registry settings.
-type reconfigurable interface {
-	Reconfigure(insecure, mirrors []string, downloads, uploads int)
 }
 
 // addRegistry files an insecure registry as info shows it: by network or by

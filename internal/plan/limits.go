@@ -48,7 +48,7 @@ func memoryLimits(r container.Resources) *specs.LinuxMemory {
 	if r.MemoryReservation > 0 {
 		m.Reservation = ptr(r.MemoryReservation)
 	}
-	if r.MemorySwap != 0 {
+	if r.MemorySwap > 0 { // a new group has no limit: -1 needs no write, and no memsw file
 		m.Swap = ptr(r.MemorySwap)
 	}
 	if r.MemorySwappiness != nil {
