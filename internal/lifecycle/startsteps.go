@@ -199,6 +199,9 @@ func rewrite(path string, text []byte) error {
 	if err == nil {
 		err = f.Truncate(int64(len(text)))
 	}
+	if err == nil {
+		err = f.Chmod(0o644) // whatever the daemon's umask: every user inside reads it
+	}
 	return errors.Join(err, f.Close())
 }
 
