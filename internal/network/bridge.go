@@ -24,6 +24,7 @@ const (
 	optMTU        = "com.docker.network.driver.mtu"
 	optPrefix     = "com.docker.network.container_iface_prefix"
 	optIfname     = "com.docker.network.endpoint.ifname"
+	optSysctls    = "com.docker.network.endpoint.sysctls"
 )
 
 func (n *net) isBridge() bool { return n.rec.Driver == "bridge" }

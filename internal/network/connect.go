@@ -203,8 +203,11 @@ func checkEndpoint(n *net, s *network.EndpointSettings) error {
 	if ifn := s.DriverOpts[optIfname]; len(ifn) > ifaceNameMax {
 		return bad("interface name %q is longer than %d characters", ifn, ifaceNameMax)
 	}
+	if _, err := interfaceSysctls(s.DriverOpts[optSysctls], "eth0"); err != nil {
+		return err
+	}
 	for k := range s.DriverOpts {
-		if k != optIfname {
+		if k != optIfname && k != optSysctls {
 			return refuse(errdefs.ErrNotImplemented, "endpoint option %s is not supported", k)
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"os"
 	"slices"
 	"strings"
+
+	"github.com/containerd/errdefs"
 )
 
 // inside is what is done by a thread in the container's namespace, because no
@@ -20,14 +22,35 @@ type inside struct {
 	all     bool     // these are all of them
 	changed bool     // before turned the default off
 	names   []string // interfaces by which the container asks for names
-	keys    []string // of sysctls, in order
-	sysctls map[string]string
+	sysctls []sysctl // in order; the interfaces' own come last
+}
+
+type sysctl struct{ name, value string }
+
+// interfaceSysctls reads the option of an endpoint that sets sysctls of its
+// interface: NAME=VALUE, separated by commas, IFNAME standing for the
+// interface in NAME.
+func interfaceSysctls(opt, ifname string) ([]sysctl, error) {
+	if opt == "" {
+		return nil, nil
+	}
+	var all []sysctl
+	for _, s := range strings.Split(opt, ",") {
+		name, value, ok := strings.Cut(s, "=")
+		w := strings.Split(name, ".")
+		if !ok || len(w) != 5 || w[0] != "net" || w[1] != "ipv4" && w[1] != "ipv6" && w[1] != "mpls" || w[3] != "IFNAME" || strings.Contains(name, "/") {
+			return nil, refuse(errdefs.ErrInvalidArgument, "invalid %s %q: it must look like net.ipv4.conf.IFNAME.log_martians=1", optSysctls, s)
+		}
+		w[3] = strings.ReplaceAll(ifname, ".", "/")
+		all = append(all, sysctl{strings.Join(w, "."), value})
+	}
+	return all, nil
 }
 
 const defaultDisableIPv6 = "/proc/sys/net/ipv6/conf/default/disable_ipv6"
 
 func newInside(eps []*endpoint, sysctls map[string]string) *inside {
-	in := &inside{all: true, sysctls: sysctls}
+	in := &inside{all: true}
 	for _, e := range eps {
 		if e.asksNames() {
 			in.names = append(in.names, e.Interface)
@@ -42,8 +65,12 @@ func newInside(eps []*endpoint, sysctls map[string]string) *inside {
 	}
 	for _, k := range slices.Sorted(maps.Keys(sysctls)) {
 		if strings.HasPrefix(k, "net.") || strings.HasPrefix(k, "net/") { // others are the runtime's
-			in.keys = append(in.keys, k)
+			in.sysctls = append(in.sysctls, sysctl{k, sysctls[k]})
 		}
+	}
+	for _, e := range eps {
+		own, _ := interfaceSysctls(e.Settings.DriverOpts[optSysctls], e.Interface) // checked by checkEndpoint
+		in.sysctls = append(in.sysctls, own...)
 	}
 	return in
 }
@@ -70,7 +97,7 @@ func (in *inside) before(*rtnl) error {
 
 // again reports whether after has anything to do.
 func (in *inside) again() bool {
-	return in.changed || len(in.keys) > 0 || len(in.names) > 0 || !in.all && len(in.noIPv6) > 0
+	return in.changed || len(in.sysctls) > 0 || len(in.names) > 0 || !in.all && len(in.noIPv6) > 0
 }
 
 // after runs when the links are there and before they are up.
@@ -92,8 +119,8 @@ func (in *inside) after() error {
 			return err
 		}
 	}
-	for _, k := range in.keys {
-		if err := writeSysctl(k, in.sysctls[k]); err != nil {
+	for _, s := range in.sysctls {
+		if err := writeSysctl(s.name, s.value); err != nil {
 			return err
 		}
 	}

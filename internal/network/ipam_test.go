@@ -114,3 +114,15 @@ func TestWriteSysctlStaysInTheNamespace(t *testing.T) {
 		}
 	}
 }
+
+func TestInterfaceSysctls(t *testing.T) {
+	got, err := interfaceSysctls("net.ipv4.conf.IFNAME.arp_ignore=1", "eth0.5")
+	if err != nil || len(got) != 1 || sysctlPath(got[0].name) != "/proc/sys/net/ipv4/conf/eth0.5/arp_ignore" {
+		t.Error(got, err)
+	}
+	for _, bad := range []string{"net.ipv4.conf.eth0.x=1", "net.ipv4.conf.IFNAME.x", "kernel.x.y.IFNAME.z=1", "net.ipv4./../../..IFNAME.x=1", "a,b"} {
+		if _, err := interfaceSysctls(bad, "eth0"); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+}

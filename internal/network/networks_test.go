@@ -151,6 +151,7 @@ func TestUserNetworks(t *testing.T) {
 	q.Want["six"] = &network.EndpointSettings{
 		IPAMConfig: &network.EndpointIPAMConfig{IPv4Address: netip.MustParseAddr("10.9.0.7"), IPv6Address: netip.MustParseAddr("fd00:9::77")},
 		Aliases:    []string{"web"}, MacAddress: network.HardwareAddr{2, 0, 0, 0, 0, 9}, GwPriority: 1,
+		DriverOpts: map[string]string{optSysctls: "net.ipv4.conf.IFNAME.arp_ignore=2,net.ipv6.conf.IFNAME.hop_limit=33"},
 	}
 	q.Sysctls = map[string]string{"net.ipv4.conf.eth0.log_martians": "1", "net.core.somaxconn": "99", "kernel.shmmax": "1"}
 	ea := attach(t, r, q)
@@ -168,7 +169,7 @@ func TestUserNetworks(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if got := a.must("sh", "-c", "cat /sys/class/net/eth0/address /proc/sys/net/ipv4/conf/eth0/log_martians /proc/sys/net/core/somaxconn /proc/sys/net/ipv6/conf/default/disable_ipv6; ip -o -6 addr show eth1"); !strings.HasSuffix(got, "1\n99\n0\n") {
+	if got := a.must("sh", "-c", "cat /sys/class/net/eth0/address /proc/sys/net/ipv4/conf/eth0/arp_ignore /proc/sys/net/ipv6/conf/eth0/hop_limit /proc/sys/net/ipv4/conf/eth0/log_martians /proc/sys/net/core/somaxconn /proc/sys/net/ipv6/conf/default/disable_ipv6; ip -o -6 addr show eth1"); !strings.HasSuffix(got, "2\n33\n1\n99\n0\n") {
 		t.Errorf("sysctls: %s", got)
 	}
 	// Isolation: between networks, of an internal one, within one without icc.
