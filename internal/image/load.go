@@ -43,7 +43,7 @@ type loader struct {
 
 // Load implements dockerapi.Images. Each byte of the archive is read once:
 // blobs go into the content store as they come, and layers are unpacked from
-// there (the page cache) while the archive is still being read.
+// the same stream.
 func (s *Store) Load(ctx context.Context, r io.Reader, ps []ocispec.Platform, quiet bool, p model.Progress) error {
 	ctx, done, err := s.lease(ctx, "load")
 	if err != nil {
@@ -167,8 +167,16 @@ func (l *loader) blob(name string, size int64, r io.Reader) error {
 		}
 	}
 	br := bufio.NewReaderSize(r, 64<<10)
-	layer := looksLikeLayer(br)
-	dgst, fresh, err := l.s.ingest(l.ctx, "load-"+string(model.NewID()), br, size, want)
+	src, ended := io.Reader(br), func(digest.Digest, error) {}
+	if looksLikeLayer(br) {
+		src, ended = l.u.stream(br)
+	}
+	dgst, fresh, err := l.s.ingest(l.ctx, "load-"+string(model.NewID()), src, size, want)
+	if err == nil && !fresh {
+		ended(dgst, errNotFresh)
+	} else {
+		ended(dgst, err)
+	}
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		err = refuse(errdefs.ErrInvalidArgument, "not a whole tar archive: %w", err)
 	}
@@ -177,11 +185,12 @@ func (l *loader) blob(name string, size int64, r io.Reader) error {
 	}
 	desc.Digest = dgst
 	l.blobs[name] = desc
-	if layer && fresh {
-		l.u.start(dgst)
-	}
 	return nil
 }
+
+// errNotFresh: the store had the blob, and its layer most likely too; what was
+// streamed may not be the whole.
+var errNotFresh = errors.New("the blob was here before")
 
 // ingest writes a blob of known size and, unless "", known digest.
 func (s *Store) ingest(ctx context.Context, ref string, r io.Reader, size int64, want digest.Digest) (_ digest.Digest, fresh bool, err error) {
@@ -198,7 +207,7 @@ func (s *Store) ingest(ctx context.Context, ref string, r io.Reader, size int64,
 			_ = s.cs.Abort(context.WithoutCancel(ctx), ref)
 		}
 	}()
-	n, err := io.Copy(w, r)
+	n, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, make([]byte, 128<<10))
 	if err != nil {
 		return "", false, err
 	}

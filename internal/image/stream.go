@@ -23,8 +23,8 @@ func (m *meter) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// digestReader reads ahead and digests on a goroutine of its own, so that
-// decompression, digesting and writing files overlap.
+// digestReader reads ahead and, when asked, digests on a goroutine of its own,
+// so that decompression, digesting and writing files overlap.
 type digestReader struct {
 	chunks chan chunk
 	free   chan []byte
@@ -40,16 +40,16 @@ type chunk struct {
 	err error
 }
 
-func newDigestReader(r io.Reader) *digestReader {
-	d := &digestReader{chunks: make(chan chunk, 4), free: make(chan []byte, 8), stop: make(chan struct{}), ended: make(chan struct{})}
-	for range 6 {
+func newDigestReader(r io.Reader, hash bool) *digestReader {
+	d := &digestReader{chunks: make(chan chunk, 16), free: make(chan []byte, 16), stop: make(chan struct{}), ended: make(chan struct{})}
+	for range 16 {
 		d.free <- make([]byte, 64<<10)
 	}
-	go d.run(r)
+	go d.run(r, hash)
 	return d
 }
 
-func (d *digestReader) run(r io.Reader) {
+func (d *digestReader) run(r io.Reader, hash bool) {
 	defer close(d.ended)
 	h := digest.Canonical.Digester()
 	for {
@@ -63,8 +63,10 @@ func (d *digestReader) run(r io.Reader) {
 		if err == io.ErrUnexpectedEOF && n > 0 {
 			err = nil // the next read tells whether it was the end
 		}
-		_, _ = h.Hash().Write(buf[:n])
-		if err == io.EOF {
+		if hash {
+			_, _ = h.Hash().Write(buf[:n])
+		}
+		if err == io.EOF && hash {
 			d.digest = h.Digest() // read after the channel delivered io.EOF
 		}
 		select {

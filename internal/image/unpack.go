@@ -42,6 +42,7 @@ type unpacker struct {
 
 	mu    sync.Mutex // guards tasks
 	tasks map[digest.Digest]*task
+	loose []*task                // streamed, for close
 	had   map[digest.Digest]bool // layers that a pull found here
 
 	// extracting and extracted tell progress; nil: nobody listens.
@@ -74,11 +75,49 @@ func (u *unpacker) start(blob digest.Digest) *task {
 	return t
 }
 
+// stream unpacks a blob while it is being stored: what is read from the reader
+// that it returns goes to a task too. ended must be called with the blob's
+// digest, or with why it was not stored. When all hands are busy the blob is
+// unpacked from the store later.
+func (u *unpacker) stream(r io.Reader) (_ io.Reader, ended func(blob digest.Digest, err error)) {
+	if !u.s.unpacking.TryAcquire(1) {
+		return r, func(blob digest.Digest, err error) {
+			if err == nil {
+				u.start(blob)
+			}
+		}
+	}
+	pr, pw := io.Pipe()
+	t := &task{done: make(chan struct{})}
+	u.loose = append(u.loose, t)
+	go func() {
+		defer close(t.done)
+		defer u.s.unpacking.Release(1)
+		t.err = u.s.unpackFrom(u.ctx, t, pr)
+		_, _ = io.Copy(io.Discard, pr) // the store wants the rest
+	}()
+	return io.TeeReader(r, pw), func(blob digest.Digest, err error) {
+		pw.CloseWithError(err) // nil: io.EOF
+		if err != nil {
+			return
+		}
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		if u.tasks[blob] == nil {
+			u.tasks[blob] = t
+		}
+	}
+}
+
 // close ends the tasks and removes what was unpacked in vain.
 func (u *unpacker) close() {
 	u.stop()
 	ctx := context.WithoutCancel(u.ctx)
 	for _, t := range u.tasks {
+		<-t.done
+		u.s.dropTask(ctx, t)
+	}
+	for _, t := range u.loose {
 		<-t.done
 		u.s.dropTask(ctx, t)
 	}
@@ -94,17 +133,8 @@ func (s *Store) dropTask(ctx context.Context, t *task) {
 	s.gc.later()
 }
 
-// unpackBlob reads the blob once: decompresses, digests and unpacks it.
+// unpackBlob unpacks a blob of the content store.
 func (s *Store) unpackBlob(ctx context.Context, t *task, progress func(digest.Digest, int64, int64)) error {
-	key := "unpack-" + string(model.NewID())
-	ms, err := s.snaps.Prepare(ctx, key, "")
-	if err != nil {
-		return err
-	}
-	t.key = key
-	if len(ms) != 1 || ms[0].Source == "" {
-		return refuse(errdefs.ErrInternal, "snapshotter gave no directory to unpack to")
-	}
 	ra, err := s.cs.ReaderAt(ctx, ocispec.Descriptor{Digest: t.blob})
 	if err != nil {
 		return err
@@ -114,22 +144,33 @@ func (s *Store) unpackBlob(ctx context.Context, t *task, progress func(digest.Di
 	if progress != nil {
 		src = &meter{r: src, tell: func(n int64) { progress(t.blob, n, ra.Size()) }}
 	}
+	return s.unpackFrom(ctx, t, src)
+}
+
+// unpackFrom reads a blob once: decompresses, digests and unpacks it. An
+// uncompressed one is digested by whoever stores it.
+func (s *Store) unpackFrom(ctx context.Context, t *task, src io.Reader) error {
+	key := "unpack-" + string(model.NewID())
+	ms, err := s.snaps.Prepare(ctx, key, "")
+	if err != nil {
+		return err
+	}
+	t.key = key
+	if len(ms) != 1 || ms[0].Source == "" {
+		return refuse(errdefs.ErrInternal, "snapshotter gave no directory to unpack to")
+	}
 	z, err := decompress(src)
 	if err != nil {
 		return err
 	}
 	defer z.Close()
 	t.plain = z.plain
-	r, diffID := io.Reader(z), func() digest.Digest { return t.blob }
-	if !z.plain {
-		d := newDigestReader(z)
-		defer d.Close()
-		r, diffID = d, d.Digest
+	d := newDigestReader(z, !z.plain)
+	defer d.Close()
+	if t.layer, err = apply(ctx, ms[0].Source, d); err != nil {
+		return fmt.Errorf("unpack layer: %w", err)
 	}
-	if t.layer, err = apply(ctx, ms[0].Source, r); err != nil {
-		return fmt.Errorf("unpack layer %s: %w", t.blob, err)
-	}
-	t.diffID = diffID()
+	t.diffID = d.Digest()
 	return nil
 }
 
@@ -187,7 +228,10 @@ func (u *unpacker) link(i int, blob digest.Digest, c *config) error {
 		return u.ctx.Err()
 	}
 	if t.err != nil {
-		return t.err
+		return fmt.Errorf("layer %s: %w", blob, t.err)
+	}
+	if t.plain {
+		t.diffID = blob
 	}
 	if t.diffID != c.RootFS.DiffIDs[i] {
 		return refuse(errdefs.ErrInvalidArgument, "layer %s holds %s, but the image's configuration says %s", blob, t.diffID, c.RootFS.DiffIDs[i])
