@@ -55,7 +55,16 @@ func (m *rootMaker) bind(h *HostMount) (fd int, err error) {
 	if h.Recursive {
 		flags |= unix.AT_RECURSIVE
 	}
-	fd, err = unix.OpenTree(unix.AT_FDCWD, h.Source, flags)
+	pid, inside, foreign := inContainer(h.Source)
+	if foreign {
+		// Made inside its user namespace: the ids are right as they are, and
+		// the kernel refuses to map them again.
+		own := *h
+		own.IDMap, h = false, &own
+		fd, err = openTreeIn(pid, inside, flags)
+	} else {
+		fd, err = unix.OpenTree(unix.AT_FDCWD, h.Source, flags)
+	}
 	if err != nil {
 		return -1, &os.PathError{Op: "open_tree", Path: h.Source, Err: err}
 	}
