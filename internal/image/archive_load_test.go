@@ -346,6 +346,15 @@ func TestImport(t *testing.T) {
 	}
 	id := model.NewID()
 	must(t, ts.Prepare(ctx, id, img))
+	// A compressed tar is kept as it came.
+	packed := gz(t, busyboxLayer(t))
+	must(t, ts.Import(ctx, bytes.NewReader(packed), "imported", "gz", "", nil, nil, nil))
+	if _, err := ts.cs.Info(ts.ctx(ctx), digest.FromBytes(packed)); err != nil {
+		t.Errorf("the layer was written anew: %v", err)
+	}
+	if again, err := ts.Resolve(ctx, "imported:gz", nil); err != nil || again.ChainID != img.ChainID {
+		t.Errorf("%v %v", again.ChainID, err)
+	}
 	if err := ts.Import(ctx, strings.NewReader(strings.Repeat("x", 2000)), "", "", "", nil, nil, nil); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("rubbish: %v", err)
 	}
