@@ -261,10 +261,10 @@ func (c *container) start(g *global) error {
 		return nil
 	}
 	st := specs.State{Version: specs.Version, ID: c.ID, Status: specs.StateRunning, Pid: c.Pid, Bundle: c.Bundle, Annotations: c.spec.Annotations}
-	for _, h := range c.spec.Hooks.Poststart {
+	for i, h := range c.spec.Hooks.Poststart {
 		if err := runtime.RunHook(h, st); err != nil {
 			_ = c.signal(unix.SIGKILL)
-			return fmt.Errorf("error running poststart hook: %w", err)
+			return fmt.Errorf("error running poststart hook #%d: %w", i, err)
 		}
 	}
 	return nil

@@ -87,6 +87,9 @@ func (g *global) exec(id string, args []string, o *execOptions) error {
 		}
 		proc.Console = nil
 	}
+	if proc.Console != nil {
+		plainNewlines(proc.Console)
+	}
 	if err := proc.Start(); err != nil {
 		return fmt.Errorf("exec failed: unable to start container process: %w", err)
 	}

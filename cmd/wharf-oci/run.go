@@ -41,6 +41,9 @@ func (g *global) run(c *container, proc *runtime.Process, socket string, detach,
 		}
 		proc.Console = nil
 	}
+	if proc.Console != nil {
+		plainNewlines(proc.Console)
+	}
 	if err := c.start(g); err != nil {
 		return fail(err)
 	}
@@ -68,7 +71,6 @@ func attend(proc *runtime.Process) (int, error) {
 		restore := rawTerminal()
 		defer restore()
 		resize(proc.Console)
-		plainNewlines(proc.Console)
 		copied = make(chan struct{})
 		go func() { _, _ = io.Copy(proc.Console, os.Stdin) }()
 		go func() { _, _ = io.Copy(os.Stdout, proc.Console); close(copied) }()

@@ -30,14 +30,17 @@ func (h *hookRunner) created(pid int) error {
 		return nil
 	}
 	h.state.Pid, h.state.Status = pid, specs.StateCreating
-	for _, hook := range h.hooks.Prestart { //nolint:staticcheck // deprecated, but in the spec
-		if err := RunHook(hook, h.state); err != nil {
-			return fmt.Errorf("prestart hook: %w", err)
-		}
+	if err := runHooks("prestart", h.hooks.Prestart, h.state); err != nil { //nolint:staticcheck // deprecated, but in the spec
+		return err
 	}
-	for _, hook := range h.hooks.CreateRuntime {
-		if err := RunHook(hook, h.state); err != nil {
-			return fmt.Errorf("createRuntime hook: %w", err)
+	return runHooks("createRuntime", h.hooks.CreateRuntime, h.state)
+}
+
+// runHooks runs hooks in order, up to the first that fails.
+func runHooks(kind string, hooks []specs.Hook, state specs.State) error {
+	for i, hook := range hooks {
+		if err := RunHook(hook, state); err != nil {
+			return fmt.Errorf("error running %s hook #%d: %w", kind, i, err)
 		}
 	}
 	return nil
@@ -122,7 +125,7 @@ func waitHook(h specs.Hook, proc *os.Process, output *os.File) error {
 	case !state.Success():
 		text := make([]byte, 4096)
 		n, _ := output.ReadAt(text, 0)
-		return fmt.Errorf("error running hook: %s, stdout/stderr: %s (%s)", state, strings.TrimSpace(string(text[:n])), h.Path)
+		return fmt.Errorf("%s, stdout/stderr: %s (%s)", state, strings.TrimSpace(string(text[:n])), h.Path)
 	}
 	return nil
 }

@@ -192,10 +192,8 @@ func (s *stage) createHooks() error {
 			return err
 		}
 	}
-	for _, h := range s.CreateHooks {
-		if err := RunHook(h, *s.HookState); err != nil {
-			return fmt.Errorf("createContainer hook: %w", err)
-		}
+	if len(s.CreateHooks) > 0 {
+		return runHooks("createContainer", s.CreateHooks, *s.HookState)
 	}
 	return nil
 }

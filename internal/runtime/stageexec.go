@@ -15,9 +15,14 @@ import (
 // raw system calls of this thread, because limits on processes may keep the
 // Go runtime from starting another one.
 func (s *stage) execute() error {
-	for _, h := range s.StartHooks {
-		if err := RunHook(h, *s.HookState); err != nil {
-			return fmt.Errorf("startContainer hook: %w", err)
+	if len(s.StartHooks) > 0 {
+		for i := range s.StartHooks {
+			if s.StartHooks[i].Env == nil { // as runc has it: the process's own
+				s.StartHooks[i].Env = s.Env
+			}
+		}
+		if err := runHooks("startContainer", s.StartHooks, *s.HookState); err != nil {
+			return err
 		}
 	}
 	if err := s.labels(); err != nil {
