@@ -198,4 +198,3 @@ func (f *fakeRegistry) serve(t testing.TB) string {
 	t.Cleanup(s.Close)
 	return strings.TrimPrefix(s.URL, "http://")
 }
-
