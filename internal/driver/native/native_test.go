@@ -10,6 +10,7 @@ import (
 	"wharf/internal/driver"
 	"wharf/internal/driver/drivertest"
 	"wharf/internal/model"
+	"wharf/internal/runtime/cgroup"
 )
 
 // built is the monitor, built once for all tests.
@@ -40,7 +41,7 @@ func TestMain(m *testing.M) {
 }
 
 // parent is the cgroup of this test process's containers.
-const parent = "wharf-native-test"
+var parent = fmt.Sprintf("wharf-native-test-%d", os.Getpid())
 
 func needRoot(t testing.TB) {
 	t.Helper()
@@ -71,6 +72,7 @@ func target(t testing.TB) (drivertest.Target, *drivertest.Bundles) {
 		if left := listCgroups(parent); len(left) > 0 {
 			t.Errorf("cgroups are left: %v", left)
 		}
+		_ = cgroup.Open(parent).Remove() // the empty parent
 	})
 	return drivertest.Target{Driver: open(t), Again: open,
 		Bundle: func(t testing.TB, args ...string) *model.Bundle { return m.New(t, args...) }}, m
