@@ -201,6 +201,17 @@ func TestReadOnlyRoot(t *testing.T) {
 	wantOutput(t, b, "touch: /x: Read-only file system\n0\n")
 }
 
+func TestReadOnlyDev(t *testing.T) {
+	needRoot(t)
+	b := bundle(t, "sh", "-c", "touch /dev/x; echo y > /dev/null && stat -c %a /root")
+	b.Spec.Mounts[1].Options = append(b.Spec.Mounts[1].Options, "ro")
+	b.Spec.Mounts = append(b.Spec.Mounts, specs.Mount{Destination: "/root", Type: "tmpfs", Source: "tmpfs"})
+	if err := os.Chmod(filepath.Join(b.Rootfs.Lower[0], "root"), 0o710); err != nil {
+		t.Fatal(err)
+	}
+	wantOutput(t, b, "touch: /dev/x: Read-only file system\n710\n")
+}
+
 func TestDirectoryRoot(t *testing.T) {
 	needRoot(t)
 	b := bundle(t, "sh", "-c", "touch /x; stat -c %u /x")

@@ -60,7 +60,10 @@ type StageMount struct {
 	Data    []string `json:"data,omitempty"`    // file system options
 	Prop    uint64   `json:"prop,omitempty"`    // propagation of the mount
 	RecProp uint64   `json:"recProp,omitempty"` // and of the tree
-	CopyUp  bool     `json:"copyUp,omitempty"`  // tmpfs: starts with the directory's content
+	// LateReadOnly makes the mount read-only when everything below it is in
+	// place (/dev).
+	LateReadOnly bool `json:"lateReadOnly,omitempty"`
+	CopyUp       bool `json:"copyUp,omitempty"` // tmpfs: starts with the directory's content
 	// Fallback is bound read-only from the host's tree when the kernel does
 	// not allow the mount in this user namespace: proc, sysfs, mqueue.
 	Fallback string       `json:"fallback,omitempty"`

@@ -109,6 +109,7 @@ func (s *stage) place(m *StageMount, fd int) error {
 			return err
 		}
 	}
+	s.inheritMode(m, fd)
 	to, err := s.target(m.Dest, isDir)
 	if err != nil {
 		return err
@@ -136,6 +137,28 @@ func (s *stage) place(m *StageMount, fd int) error {
 		s.root = fd
 	}
 	return nil
+}
+
+// inheritMode gives a tmpfs without a mode option that of the directory that
+// it covers, if there is one.
+func (s *stage) inheritMode(m *StageMount, fd int) {
+	if m.FS != "tmpfs" || m.CopyUp {
+		return
+	}
+	for _, o := range m.Data {
+		if strings.HasPrefix(o, "mode=") {
+			return
+		}
+	}
+	old, err := s.resolve(m.Dest, unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return
+	}
+	defer unix.Close(old)
+	var st unix.Stat_t
+	if unix.Fstat(old, &st) == nil {
+		_ = unix.Fchmodat(fd, ".", st.Mode&0o7777, 0)
+	}
 }
 
 // ordinary refuses an image whose /proc or /sys is a symbolic link: masked and
@@ -179,12 +202,29 @@ func (s *stage) cover() error {
 	if err := s.mask(); err != nil {
 		return err
 	}
+	for i := range s.Mounts {
+		if err := s.lateReadOnly(&s.Mounts[i]); err != nil {
+			return fmt.Errorf("read-only %s: %w", s.Mounts[i].Dest, err)
+		}
+	}
 	if s.Stage.Root.ReadOnly {
 		if err := unix.MountSetattr(unix.AT_FDCWD, "/", 0, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
 			return fmt.Errorf("read-only root: %w", err)
 		}
 	}
 	return nil
+}
+
+func (s *stage) lateReadOnly(m *StageMount) error {
+	if !m.LateReadOnly {
+		return nil
+	}
+	fd, err := s.resolve(m.Dest, unix.O_PATH)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return setAttr(fd, unix.MOUNT_ATTR_RDONLY, 0, 0, 0)
 }
 
 func (s *stage) readOnlyPath(p string) error {

@@ -157,8 +157,9 @@ func (c *container) mappedIDs(fs string, data []string) []string {
 
 // devMount makes /dev with the host's rights.
 func (c *container) devMount(o *mountOptions) error {
-	h := runtime.HostMount{Kind: runtime.HostDev, Dest: "/dev", Set: o.set, Data: o.data, Nodes: c.defaultNodes()}
-	c.hostMount(h, runtime.StageMount{Dest: "/dev", Prop: o.prop, RecProp: o.recProp})
+	readOnly := o.set&unix.MOUNT_ATTR_RDONLY != 0
+	h := runtime.HostMount{Kind: runtime.HostDev, Dest: "/dev", Set: o.set &^ unix.MOUNT_ATTR_RDONLY, Data: o.data, Nodes: c.defaultNodes()}
+	c.hostMount(h, runtime.StageMount{Dest: "/dev", Prop: o.prop, RecProp: o.recProp, LateReadOnly: readOnly})
 	return nil
 }
 
