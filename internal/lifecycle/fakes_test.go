@@ -378,4 +378,3 @@ func (f fakeArchives) Put(context.Context, Root, string, PutOptions, io.Reader) 
 func (f fakeArchives) Export(context.Context, Root) (io.ReadCloser, error) {
 	return io.NopCloser(strings.NewReader("tar")), nil
 }
-

@@ -124,4 +124,3 @@ func TestStatusText(t *testing.T) {
 		}
 	}
 }
-
