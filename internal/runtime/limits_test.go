@@ -1,6 +1,7 @@
 package runtime_test
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,7 +11,9 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"wharf/internal/model"
+	"wharf/internal/runtime"
 	"wharf/internal/runtime/cgroup"
+	"wharf/internal/runtime/prepare"
 )
 
 func group(t testing.TB, b *model.Bundle) *cgroup.Group {
@@ -110,5 +113,56 @@ func TestDeviceRules(t *testing.T) {
 	out, _ := run(t, b)
 	if !strings.Contains(out, "Operation not permitted") || !strings.Contains(out, "null") {
 		t.Errorf("device cgroup does not hold: %s", out)
+	}
+}
+
+// TestUnified runs a container as on a host with cgroup v2 only, on the v2
+// hierarchy that hybrid hosts have beside v1: it is born in its cgroup
+// (CLONE_INTO_CGROUP) and its devices are limited by an eBPF program.
+func TestUnified(t *testing.T) {
+	needRoot(t)
+	l := cgroup.Detect()
+	if l.V2 == "" {
+		t.Skip("needs a cgroup2 mount")
+	}
+	host := *prepare.Detect()
+	host.Cgroup = cgroup.Layout{V2: l.V2, V2Controllers: l.V2Controllers}
+	b := bundle(t, "sh", "-c", "cat /dev/kmsg; : > /dev/null && echo null; grep ^0: /proc/self/cgroup; ls /sys/fs/cgroup | grep -c cgroup.procs; sleep 100")
+	b.Spec.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/kmsg", Type: "c", Major: 1, Minor: 11, FileMode: ptr(os.FileMode(0o666))}}
+	b.Spec.Linux.Resources = &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}}
+	b.Spec.Mounts = append(b.Spec.Mounts, specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"ro"}})
+	p, err := prepare.Container(b, "wharf-test/"+b.ID.Short(), prepare.Options{Host: &host})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := cgroup.New(host.Cgroup, "wharf-test/"+b.ID.Short())
+	r, w, _ := os.Pipe()
+	defer r.Close()
+	proc, err := runtime.Create(p, runtime.Files{Stdout: w, Stderr: w})
+	_ = w.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer proc.Close()
+	if err := proc.Start(); err != nil {
+		t.Fatal(err)
+	}
+	const want = "cat: can't open '/dev/kmsg': Operation not permitted\nnull\n0::/\n1\n"
+	buf := make([]byte, len(want))
+	_, _ = io.ReadFull(r, buf)
+	if string(buf) != want {
+		t.Errorf("got %s", buf)
+	}
+	if err := g.Freeze(); err != nil || !g.Frozen() {
+		t.Error("freeze:", err)
+	}
+	if err := g.Thaw(); err != nil {
+		t.Error(err)
+	}
+	if err := g.Remove(); err != nil {
+		t.Error(err)
+	}
+	if st, _ := proc.Wait(); !st.Signaled() {
+		t.Error(st)
 	}
 }
