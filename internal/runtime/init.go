@@ -11,7 +11,7 @@ import (
 
 // initName is argv[0] of the container's init (--init): a process 1 that
 // forwards signals to the image's program and reaps orphans. It is a Go
-// program of two threads (GOMAXPROCS=1, no collector, no os/signal): it
+// program of three threads (GOMAXPROCS=1, no collector, no os/signal): it
 // counts in the container's limit of processes. The stage has blocked all
 // signals before execve, for all threads to come; they are taken one by one.
 const initName = "wharf-init"
@@ -49,12 +49,20 @@ func initMain() {
 		os.Exit(126)
 	}
 	_ = unix.CloseRange(3, ^uint(0)>>1, 0) // the socket too: that is the word that it runs
-	all := sigset{^uint64(0)}
+	go forward(pid)
 	for {
-		sig, _, e := unix.RawSyscall6(unix.SYS_RT_SIGTIMEDWAIT, uintptr(unsafe.Pointer(&all)), 0, 0, sigsetSize, 0, 0)
+		reap1(pid)
+	}
+}
+
+// forward passes every signal to the program. SIGCHLD is not waited for: Go
+// unblocks it in each of its threads, so that one of them may take it in place
+// of this one, and a child's end would go unseen.
+func forward(pid int) {
+	all := sigset{^uint64(0) &^ (1 << (unix.SIGCHLD - 1))}
+	for {
+		sig, _, e := unix.Syscall6(unix.SYS_RT_SIGTIMEDWAIT, uintptr(unsafe.Pointer(&all)), 0, 0, sigsetSize, 0, 0)
 		switch unix.Signal(sig) {
-		case unix.SIGCHLD:
-			reapAll(pid)
 		case unix.SIGTTIN, unix.SIGTTOU, unix.SIGURG:
 		default:
 			if e == 0 {
@@ -94,24 +102,16 @@ func startChild(path string, args []string) (int, error) {
 	return pid, nil
 }
 
-// reapAll takes every child that ended; when the program has, so does init,
-// with its code.
-func reapAll(pid int) {
-	for {
-		var ws unix.WaitStatus
-		got, err := unix.Wait4(-1, &ws, unix.WNOHANG, nil)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil || got <= 0 {
-			return
-		}
-		if got != pid || !(ws.Exited() || ws.Signaled()) {
-			continue
-		}
-		if ws.Signaled() {
-			os.Exit(128 + int(ws.Signal()))
-		}
-		os.Exit(ws.ExitStatus())
+// reap1 waits for the next child that ends; when it is the program, init ends
+// too, with its code.
+func reap1(pid int) {
+	var ws unix.WaitStatus
+	got, err := unix.Wait4(-1, &ws, 0, nil)
+	if err != nil || got != pid || !(ws.Exited() || ws.Signaled()) {
+		return
 	}
+	if ws.Signaled() {
+		os.Exit(128 + int(ws.Signal()))
+	}
+	os.Exit(ws.ExitStatus())
 }
