@@ -132,18 +132,23 @@ func procStat(pid int) (start uint64, state byte, err error) {
 	return start, f[0][0], err
 }
 
-// ociState is what "state" prints: the spec's fields and runc's.
+// ociState is what "state" prints: the spec's fields and runc's, in runc's
+// order.
 type ociState struct {
-	specs.State
-	Rootfs  string    `json:"rootfs"`
-	Created time.Time `json:"created"`
-	Owner   string    `json:"owner"`
+	Version     string               `json:"ociVersion"`
+	ID          string               `json:"id"`
+	Pid         int                  `json:"pid"`
+	Status      specs.ContainerState `json:"status"`
+	Bundle      string               `json:"bundle"`
+	Rootfs      string               `json:"rootfs"`
+	Created     time.Time            `json:"created"`
+	Annotations map[string]string    `json:"annotations,omitempty"`
+	Owner       string               `json:"owner"`
 }
 
 func (c *container) state() ociState {
-	s := ociState{Rootfs: c.Rootfs, Created: c.Created}
-	s.Version, s.ID, s.Status, s.Bundle = specs.Version, c.ID, c.status(), c.Bundle
-	s.Annotations = c.spec.Annotations
+	s := ociState{Version: specs.Version, ID: c.ID, Status: c.status(), Bundle: c.Bundle, Rootfs: c.Rootfs,
+		Created: c.Created, Annotations: c.spec.Annotations}
 	if s.Status != specs.StateStopped {
 		s.Pid = c.Pid
 	}

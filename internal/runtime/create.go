@@ -131,7 +131,7 @@ func (c *creation) readMaps() error {
 }
 
 func (c *creation) makeMounts(group *cgroupWork) error {
-	m := &rootMaker{user: c.user}
+	m := &rootMaker{user: c.user, label: c.p.MountLabel}
 	defer m.close()
 	defer func() { c.warnings = append(c.warnings, m.warnings...) }()
 	if c.user >= 0 {

@@ -3,6 +3,7 @@ package runtime
 import (
 	"errors"
 	"os"
+	"os/signal"
 	"strconv"
 	"unsafe"
 
@@ -26,11 +27,6 @@ type sigset [1]uint64
 
 const sigsetSize = 8
 
-func blockSignals() {
-	all := sigset{^uint64(0)}
-	_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&all)), 0, sigsetSize, 0, 0)
-}
-
 // initMain: wharf-init SOCKET PROGRAM ARGV0 ARG...
 func initMain() {
 	sock, err := strconv.Atoi(os.Args[1])
@@ -40,6 +36,8 @@ func initMain() {
 	if sock >= 0 {
 		unix.CloseOnExec(sock)
 	}
+	signals := make(chan os.Signal, 64)
+	signal.Notify(signals)
 	pid, err := startChild(os.Args[2], os.Args[3:])
 	if err != nil {
 		e := execError(os.Args[2], err)
@@ -49,25 +47,19 @@ func initMain() {
 		os.Exit(126)
 	}
 	_ = unix.CloseRange(3, ^uint(0)>>1, 0) // the socket too: that is the word that it runs
-	go forward(pid)
+	go forward(signals, pid)
 	for {
 		reap1(pid)
 	}
 }
 
-// forward passes every signal to the program. SIGCHLD is not waited for: Go
-// unblocks it in each of its threads, so that one of them may take it in place
-// of this one, and a child's end would go unseen.
-func forward(pid int) {
-	all := sigset{^uint64(0) &^ (1 << (unix.SIGCHLD - 1))}
-	for {
-		sig, _, e := unix.Syscall6(unix.SYS_RT_SIGTIMEDWAIT, uintptr(unsafe.Pointer(&all)), 0, 0, sigsetSize, 0, 0)
-		switch unix.Signal(sig) {
-		case unix.SIGTTIN, unix.SIGTTOU, unix.SIGURG:
+// forward passes every signal to the program.
+func forward(signals <-chan os.Signal, pid int) {
+	for sig := range signals {
+		switch sig {
+		case unix.SIGCHLD, unix.SIGTTIN, unix.SIGTTOU, unix.SIGURG: // the last is the Go runtime's own
 		default:
-			if e == 0 {
-				_ = unix.Kill(pid, unix.Signal(sig))
-			}
+			_ = unix.Kill(pid, sig.(unix.Signal))
 		}
 	}
 }

@@ -19,6 +19,7 @@ import (
 type rootMaker struct {
 	user     int // descriptor of the user namespace, -1 for the host's
 	uid, gid uint32
+	label    string     // SELinux context of new file systems
 	fds      undo.Stack // what is open only meanwhile
 	warnings []string
 }
@@ -194,7 +195,7 @@ func (m *rootMaker) overlay(r *Root) (int, error) {
 	n := len(r.Lower)
 	var mnt int
 	err = m.asRoot(func() (err error) {
-		mnt, err = mountOverlay(paths[:n], paths[n:])
+		mnt, err = mountOverlay(paths[:n], paths[n:], m.label)
 		return err
 	})
 	if err != nil {
@@ -298,7 +299,7 @@ func mountID(path string) (uint64, bool) {
 
 // mountOverlay tries the newest way of naming layers first. upper is empty or
 // the upper and the work directory.
-func mountOverlay(lower, upper []string) (int, error) {
+func mountOverlay(lower, upper []string, label string) (int, error) {
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return -1, fmt.Errorf("overlay file system (kernel module overlay missing?): %w", err)
@@ -306,6 +307,11 @@ func mountOverlay(lower, upper []string) (int, error) {
 	defer unix.Close(fs)
 	if err := unix.FsconfigSetString(fs, "source", "overlay"); err != nil {
 		return -1, fsError(fs, err)
+	}
+	if label != "" {
+		if err := unix.FsconfigSetString(fs, "context", label); err != nil {
+			return -1, fmt.Errorf("mount label %q: %w", label, fsError(fs, err))
+		}
 	}
 	if err := setLower(fs, lower); err != nil {
 		return -1, fsError(fs, err)
@@ -404,7 +410,11 @@ func (m *rootMaker) dev(h *HostMount) (int, error) {
 		return -1, fmt.Errorf("tmpfs for /dev: %w", err)
 	}
 	defer unix.Close(fs)
-	for _, o := range append([]string{"source=tmpfs"}, h.Data...) {
+	options := append([]string{"source=tmpfs"}, h.Data...)
+	if m.label != "" {
+		options = append(options, "context="+m.label)
+	}
+	for _, o := range options {
 		k, v, _ := strings.Cut(o, "=")
 		if err := unix.FsconfigSetString(fs, k, v); err != nil {
 			return -1, fmt.Errorf("tmpfs option %q for /dev: %w", o, fsError(fs, err))

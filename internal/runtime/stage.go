@@ -21,7 +21,7 @@ func isStage() bool { return len(os.Args) == 2 && os.Args[0] == stageName }
 // one that calls execve: the main one, so that it has to be locked before
 // main.
 func init() {
-	if isStage() || isInit() {
+	if isStage() {
 		runtime.LockOSThread()
 	}
 }

@@ -313,7 +313,6 @@ func (s *stage) execveInit(exe int) error {
 	var p program
 	argv := p.ptrs(append([]string{initName, strconv.Itoa(s.sock), s.program}, s.Args...))
 	envp := p.ptrs(append(append([]string{}, initEnv...), s.Env...))
-	blockSignals()
 	_, _, e := unix.RawSyscall6(unix.SYS_EXECVEAT, uintptr(exe), p.ptr(""), argv, envp, unix.AT_EMPTY_PATH, 0)
 	return fmt.Errorf("execve of init: %w", e)
 }

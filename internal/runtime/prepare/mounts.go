@@ -120,6 +120,9 @@ func (c *container) newMount(m *specs.Mount, o *mountOptions, dest string) error
 	if o.copyUp && m.Type != "tmpfs" {
 		return refuse("mount at %s: tmpcopyup is for tmpfs only", dest)
 	}
+	if l := c.p.MountLabel; l != "" && (m.Type == "tmpfs" || m.Type == "mqueue" || m.Type == "devpts") {
+		sm.Data = append(sm.Data, "context="+l)
+	}
 	if c.mapped {
 		sm.Data = c.mappedIDs(m.Type, sm.Data)
 	}
