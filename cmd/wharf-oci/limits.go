@@ -39,7 +39,7 @@ func updateCommand(g *global) *cobra.Command {
 			return c.group().Update(r)
 		}}
 	cmd.Flags().StringVarP(&resources, "resources", "r", "", "file with an OCI resources object, - for standard input")
-	for _, n := range []string{"memory", "memory-swap", "memory-reservation", "cpu-shares", "cpu-quota", "cpu-period", "cpu-burst",
+	for _, n := range []string{"memory", "memory-swap", "memory-reservation", "cpu-share", "cpu-quota", "cpu-period", "cpu-burst",
 		"cpu-rt-period", "cpu-rt-runtime", "cpu-idle", "cpuset-cpus", "cpuset-mems", "pids-limit", "blkio-weight"} {
 		values[n] = cmd.Flags().String(n, "", "limit")
 	}
@@ -90,7 +90,7 @@ func fromFlags(cmd *cobra.Command, values map[string]*string, r *specs.LinuxReso
 	signed("memory", &mem.Limit, true)
 	signed("memory-swap", &mem.Swap, true)
 	signed("memory-reservation", &mem.Reservation, true)
-	unsigned("cpu-shares", &cpu.Shares)
+	unsigned("cpu-share", &cpu.Shares)
 	signed("cpu-quota", &cpu.Quota, false)
 	unsigned("cpu-period", &cpu.Period)
 	unsigned("cpu-burst", &cpu.Burst)

@@ -107,9 +107,13 @@ func maxOr(v int64) string {
 func num[T int | int64 | uint16 | uint32 | uint64](v T) string { return fmt.Sprint(v) }
 
 func (p *planner) memory(r *specs.LinuxResources) error {
-	m := r.Memory
-	if m == nil {
+	if r.Memory == nil {
 		return nil
+	}
+	copied := *r.Memory
+	m := &copied
+	if m.Limit != nil && *m.Limit == -1 && m.Swap == nil {
+		m.Swap = m.Limit // memory and swap together cannot stay below memory
 	}
 	if m.Limit != nil && *m.Limit != 0 {
 		if err := p.limit("memory", "memory.limit_in_bytes", num(*m.Limit), "memory.max", maxOr(*m.Limit), "memory limit"); err != nil {
