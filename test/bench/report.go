@@ -98,6 +98,8 @@ func (b *bench) machine(s *strings.Builder) {
 	_ = unix.Sysinfo(&info)
 	fmt.Fprintf(s, "Machine: %s, %d CPUs, %d GiB, kernel %s, %s.\n", model, runtime.NumCPU(),
 		info.Totalram*uint64(info.Unit)>>30, unix.ByteSliceToString(u.Release[:]), time.Now().UTC().Format("2 January 2006"))
+	fmt.Fprintf(s, "Load average when it ended: %.1f", float64(info.Loads[0])/65536)
+	s.WriteString(" (the bench alone makes about 1; more means that others used the machine too).\n")
 	fmt.Fprintf(s, "Versions: wharf %s", b.wharf.version)
 	if b.dockerd != nil {
 		fmt.Fprintf(s, ", docker daemon %s", b.dockerd.version)
