@@ -31,7 +31,7 @@ func newLaunch(io *Files) (_ *launch, err error) {
 		return nil, fmt.Errorf("socketpair: %w", err)
 	}
 	l := &launch{sock: pair[0], theirs: pair[1]}
-	l.opened.Push(func() error { return unix.Close(pair[1]) })
+	l.opened.Push(l.closeTheirs)
 	defer func() {
 		if err != nil {
 			_ = unix.Close(l.sock)
@@ -80,6 +80,15 @@ func (l *launch) inherit(fd int) {
 
 func (l *launch) close() { _ = l.opened.Run() }
 
+// closeTheirs closes the stage's end of the socket on our side.
+func (l *launch) closeTheirs() error {
+	fd := l.theirs
+	if l.theirs = -1; fd < 0 {
+		return nil
+	}
+	return unix.Close(fd)
+}
+
 // start forks. The socket goes over to the Process.
 func (l *launch) start() (*Process, error) {
 	exe, err := selfExe()
@@ -104,6 +113,8 @@ func (l *launch) start() (*Process, error) {
 		_ = unix.Close(l.sock)
 		return nil, err
 	}
+	// A stage that is killed must be an end of file for us, not silence.
+	_ = l.closeTheirs()
 	proc, err := newProcess(pid, l.sock, sync.OnceValue(failed))
 	if err != nil {
 		_ = unix.Close(l.sock)
