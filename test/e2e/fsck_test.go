@@ -66,6 +66,20 @@ func (d *daemon) fsckDown() error {
 	return errors.Join(d.monitors(), d.mounted(), d.groupsLeft())
 }
 
+// strays are monitors in this test run's mount namespace: what must not be
+// there when all daemons have ended.
+func strays() []int {
+	own, _ := os.Readlink("/proc/self/ns/mnt")
+	var pids []int
+	for pid, cmdline := range processes() {
+		ns, _ := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
+		if ns == own && strings.HasPrefix(cmdline, "wharf-monitor") {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
 // monitors are processes other than the daemon that run our binaries or have
 // the daemon's directory on their command line.
 func (d *daemon) monitors() error {

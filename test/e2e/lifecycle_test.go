@@ -248,3 +248,35 @@ func TestRemoveWhileRunningLeavesProcessesNone(t *testing.T) {
 		}
 	}
 }
+
+// TestRemoveBesideExecs removes containers while execs are being started in
+// them: neither may wait for the other for ever.
+func TestRemoveBesideExecs(t *testing.T) {
+	s := newScene(t)
+	for i := range 10 {
+		id := s.idle()
+		done := make(chan result, 3)
+		for range cap(done) {
+			go func() { done <- s.docker("exec", id, "true") }()
+		}
+		time.Sleep(time.Duration(i) * 8 * time.Millisecond)
+		if r := s.docker("rm", "-f", id); r.Code != 0 || r.Took > 8*time.Second {
+			t.Errorf("rm -f beside execs: %s", r)
+		}
+		for range cap(done) {
+			if r := <-done; r.Code == -1 {
+				t.Errorf("an exec hangs: %s", r)
+			}
+		}
+	}
+}
+
+// TestInitQuickExit ends a program under --init before init waits for it.
+func TestInitQuickExit(t *testing.T) {
+	s := newScene(t)
+	for range 15 {
+		if r := s.docker("run", "--rm", "--init", "busybox", "sh", "-c", "kill -9 $$"); r.Code != 137 {
+			t.Fatal(r)
+		}
+	}
+}

@@ -90,6 +90,10 @@ func run(m *testing.M) (code int) {
 		if err := shared.end(); err != nil {
 			code = fail(err)
 		}
+		for _, pid := range strays() {
+			code = fail(fmt.Errorf("left monitor %d: %s", pid, processes()[pid]))
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
 	}()
 	if err := shared.start(); err != nil {
 		return fail(err)
