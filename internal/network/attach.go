@@ -295,10 +295,10 @@ func (r *Room) addLink(ns *netns, e *endpoint) error {
 	if err != nil {
 		return fmt.Errorf("network %s: %w", e.net.rec.Name, explain(err))
 	}
-	if icc := e.net.flag(optICC); !icc || len(e.Ports) > 0 {
+	if apart := e.net.portsApart(); apart || len(e.Ports) > 0 {
 		i, err := r.rt.index(e.HostLink)
 		if err == nil {
-			err = r.rt.do(setPort(i, !icc, len(e.Ports) > 0))
+			err = r.rt.do(setPort(i, apart, len(e.Ports) > 0))
 		}
 		if err != nil {
 			return fmt.Errorf("network %s: %w", e.net.rec.Name, err)

@@ -50,6 +50,21 @@ func (n *net) flag(opt string) bool {
 	return err != nil || v
 }
 
+// portsApart reports whether the bridge itself must keep the network's
+// containers from each other. Where bridged packets pass the firewall
+// (br_netfilter) its rules do that, and do it better: they let through what
+// comes by a published port, which the bridge cannot tell.
+func (n *net) portsApart() bool {
+	if n.flag(optICC) {
+		return false
+	}
+	filtered := func(name string) bool {
+		b, err := os.ReadFile("/proc/sys/net/bridge/bridge-nf-call-" + name)
+		return err == nil && strings.TrimSpace(string(b)) == "1"
+	}
+	return !filtered("iptables") || n.rec.EnableIPv6 && !filtered("ip6tables")
+}
+
 // gateways are the bridge's own addresses with their subnets.
 func (n *net) gateways() []netip.Prefix {
 	var all []netip.Prefix

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"strconv"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
@@ -18,12 +17,9 @@ import (
 
 // Connect gives a running container one more network, under q.Want[name].
 func (r *Room) Connect(ctx context.Context, q model.AttachNetworks, name string) (_ model.Endpoint, err error) {
-	path := q.Netns
-	if path == "" {
-		if q.Pid <= 0 {
-			return model.Endpoint{}, refuse(errdefs.ErrFailedPrecondition, "connect %s to %s: it does not run", q.ID.Short(), name)
-		}
-		path = "/proc/" + strconv.Itoa(q.Pid) + "/ns/net"
+	path, err := namespaceOf(q)
+	if err != nil {
+		return model.Endpoint{}, fmt.Errorf("connect to %s: %w", name, err)
 	}
 	var u undo.Stack
 	defer u.OnError(&err)
@@ -48,8 +44,10 @@ func (r *Room) Connect(ctx context.Context, q model.AttachNetworks, name string)
 	if e.HostLink == "" {
 		return model.Endpoint{}, refuse(errdefs.ErrInvalidArgument, "container cannot be connected to %s network %s while it runs", e.net.rec.Driver, e.Network)
 	}
-	first := r.gatewayless(q.ID, e)
-	if err := r.wire(path, []*endpoint{e}, first, nil); err != nil {
+	if err := r.wire(path, []*endpoint{e}, false, nil); err != nil {
+		return model.Endpoint{}, fmt.Errorf("connect %s: %w", q.ID.Short(), err)
+	}
+	if err := r.redirect(path, q.ID); err != nil {
 		return model.Endpoint{}, fmt.Errorf("connect %s: %w", q.ID.Short(), err)
 	}
 	if err := r.fw.change(rules, true); err != nil {
@@ -57,18 +55,6 @@ func (r *Room) Connect(ctx context.Context, q model.AttachNetworks, name string)
 	}
 	r.event(events.ActionConnect, e.net, q.ID)
 	return e.Endpoint, nil
-}
-
-// gatewayless reports whether no other network gives id its default route.
-func (r *Room) gatewayless(id model.ID, but *endpoint) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, e := range r.held[id] {
-		if e != but && e.Settings.Gateway.IsValid() {
-			return false
-		}
-	}
-	return true
 }
 
 // forgetOne drops what is known of one endpoint and returns its port rules.
@@ -97,9 +83,9 @@ func (r *Room) let(id model.ID, e *endpoint) error {
 	return r.removeLink(e.HostLink)
 }
 
-// Disconnect takes a running container off a network. If that was where its
-// default route went, the container is left without one until it is connected
-// elsewhere. force also forgets a container that is not known.
+// Disconnect takes a running container off a network. Refresh afterwards
+// moves its default route and its questions for names to another network.
+// force also forgets a container that is not known.
 func (r *Room) Disconnect(ctx context.Context, id model.ID, name string, force bool) error {
 	r.mu.Lock()
 	n, err := r.lookup(name)
@@ -180,6 +166,17 @@ func (r *Room) Check(ctx context.Context, mode container.NetworkMode, want map[s
 	return ctx.Err()
 }
 
+// autoSubnet6 reports whether the network's IPv6 subnet is one that nobody
+// asked for.
+func (n *net) autoSubnet6() bool {
+	for _, c := range n.rec.IPAM.Config {
+		if c.Subnet == uniqueLocal(n.rec.ID) {
+			return true
+		}
+	}
+	return false
+}
+
 func (n *net) contains(a netip.Addr) bool {
 	for _, c := range n.rec.IPAM.Config {
 		if c.Subnet.Contains(a) {
@@ -224,7 +221,7 @@ func checkEndpoint(n *net, s *network.EndpointSettings) error {
 	if predefined(n.rec.Name) {
 		return bad("user specified IP address is supported on user defined networks only")
 	}
-	if n.rec.AutoSubnet {
+	if c.IPv4Address.IsValid() && n.rec.AutoSubnet || c.IPv6Address.IsValid() && n.autoSubnet6() {
 		return bad("user specified IP address is supported only when connecting to networks with user configured subnets")
 	}
 	if c.IPv4Address.IsValid() && !n.contains(c.IPv4Address) {

@@ -219,7 +219,9 @@ func (r *Room) ruleset() ruleset {
 	}
 	for _, hs := range r.ports {
 		for _, h := range hs {
-			rs.ports = append(rs.ports, h.rule)
+			if h.translated() {
+				rs.ports = append(rs.ports, h.rule)
+			}
 		}
 	}
 	rs.sort()

@@ -128,15 +128,21 @@ func (s *nameServer) answer(q *dns.Msg, from netip.Addr, tcp bool) *dns.Msg {
 		a.Answer, a.Authoritative = rrs, true
 		return a
 	}
-	if asker.shut {
-		return a.SetRcode(q, dns.RcodeServerFailure)
+	failed := new(dns.Msg).SetRcode(q, dns.RcodeServerFailure)
+	if dns.CountLabel(q.Question[0].Name) == 1 {
+		// Only a container or a host next door would be called that: nobody
+		// is, as far as anybody knows.
+		failed.Rcode = dns.RcodeNameError
 	}
-	return s.forward(q, asker.servers, tcp)
+	if asker.shut {
+		return failed
+	}
+	return s.forward(q, asker.servers, tcp, failed)
 }
 
-// forward asks other servers, in their order, until one answers.
-func (s *nameServer) forward(q *dns.Msg, servers []string, tcp bool) *dns.Msg {
-	failed := new(dns.Msg).SetRcode(q, dns.RcodeServerFailure)
+// forward asks other servers, in their order, until one answers; failed is
+// the answer when none does.
+func (s *nameServer) forward(q *dns.Msg, servers []string, tcp bool, failed *dns.Msg) *dns.Msg {
 	if !s.limit.TryAcquire(1) {
 		return failed
 	}
@@ -185,17 +191,15 @@ func (r *Room) asker(n *net, from netip.Addr) asking {
 	defer r.mu.Unlock()
 	mine := map[*net]bool{n: true}
 	var own []netip.Addr
-	for _, e := range r.users(n) {
+	out := asking{shut: true}
+	for id, e := range r.users(n) {
 		if slices.Contains(e.addrs, from) {
-			own = e.DNS
-			for id, eps := range r.held {
-				if eps[n.rec.ID] == e {
-					mine = r.networksOf(id)
-				}
-			}
+			own, mine = e.DNS, r.networksOf(id)
+			out.hosts = r.linked(id)
+			break
 		}
 	}
-	out := asking{shut: true, servers: r.upstreams(own)}
+	out.servers = r.upstreams(own)
 	for m := range mine {
 		out.shut = out.shut && m.rec.Internal
 	}
@@ -203,6 +207,27 @@ func (r *Room) asker(n *net, from netip.Addr) asking {
 		for _, e := range eps {
 			if mine[e.net] && e.net.hasNames() {
 				out.hosts = append(out.hosts, nameHost{e.Settings.DNSNames, e.Network, slices.Clone(e.addrs)})
+			}
+		}
+	}
+	return out
+}
+
+// linked are the containers that id calls by names of its own (--link on a
+// user-defined network: NAME:ALIAS), as far as they run. Call with mu held.
+func (r *Room) linked(id model.ID) []nameHost {
+	var out []nameHost
+	for nid, e := range r.held[id] {
+		for _, l := range e.Settings.Links {
+			ref, alias, ok := strings.Cut(strings.TrimPrefix(l, "/"), ":")
+			if !ok {
+				alias = ref
+			}
+			for other, eps := range r.held {
+				o := eps[nid]
+				if o != nil && ref != "" && (o.Container == ref || strings.HasPrefix(string(other), ref)) {
+					out = append(out, nameHost{[]string{alias}, e.Network, slices.Clone(o.addrs)})
+				}
 			}
 		}
 	}
@@ -281,7 +306,7 @@ func (h nameHost) called(name string) bool {
 
 // reverse names the container that has an address.
 func (a asking) reverse(head dns.RR_Header, name string) ([]dns.RR, bool) {
-	for _, h := range a.hosts {
+	for _, h := range slices.Backward(a.hosts) { // aliases of links come first, and are not its name
 		for _, addr := range h.addrs {
 			if arpa, err := dns.ReverseAddr(addr.String()); err == nil && arpa == name+"." && len(h.names) > 0 {
 				return []dns.RR{&dns.PTR{Hdr: head, Ptr: dns.Fqdn(h.names[0] + "." + h.network)}}, true

@@ -155,6 +155,8 @@ func (b *tableBuilder) publish(nets []ruleNet, ports []portRule) {
 			b.rule(pre, iif(), name(n.bridge), localDaddr(), l4proto(proto), dport(53), redirect(n.dns))
 		}
 	}
+	// A packet from ::1 cannot leave the loopback: a relay takes it.
+	b.rule(out, daddr(netip.MustParsePrefix("::1/128")), verdict(expr.VerdictReturn))
 	for i, m := range portMaps {
 		s := portSet(b.table, i)
 		if err := b.conn.AddSet(s, elements[m.name]); err != nil && b.err == nil {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,6 +30,20 @@ type portHolder struct {
 	name   string
 	rule   portRule
 	socket int // -1: none, for a protocol that this host cannot open
+	relay  *relay
+}
+
+// translated reports whether the rules can send the port to the container:
+// both sides are of one family.
+func (h *portHolder) translated() bool {
+	return h.rule.host.Addr().Is4() == h.rule.container.Addr().Is4()
+}
+
+// relayed reports whether something arrives at the port that no rule can send
+// on.
+func (h *portHolder) relayed() bool {
+	a := h.rule.host.Addr()
+	return !h.translated() || a.Is6() && (a.IsUnspecified() || a.IsLoopback())
 }
 
 var protocols = map[network.IPProtocol]byte{
@@ -78,7 +93,7 @@ func (r *Room) reservePort(q model.AttachNetworks, e *endpoint, p network.Port, 
 	if _, ok := protocols[p.Proto()]; !ok {
 		return nil, refuse(errdefs.ErrInvalidArgument, "publish %s: protocol %q is not tcp, udp or sctp", p, p.Proto())
 	}
-	hosts, err := e.hostAddrs(b.HostIP)
+	hosts, err := r.hostAddrs(e, p.Proto(), b.HostIP)
 	if err != nil {
 		return nil, err
 	}
@@ -139,9 +154,10 @@ func parseRange(s string) (first, last uint16, err error) {
 }
 
 // hostAddrs are the host addresses to publish at.
-func (e *endpoint) hostAddrs(want netip.Addr) ([]netip.Addr, error) {
+func (r *Room) hostAddrs(e *endpoint, proto network.IPProtocol, want netip.Addr) ([]netip.Addr, error) {
 	has4 := e.Settings.IPAddress.IsValid()
 	has6 := e.Settings.GlobalIPv6Address.IsValid()
+	relays := proto != network.SCTP && !r.opts.NoRelay
 	if !want.IsValid() {
 		if a, err := netip.ParseAddr(e.net.rec.Options[optBinding]); err == nil && !a.IsUnspecified() {
 			want = a
@@ -149,7 +165,7 @@ func (e *endpoint) hostAddrs(want netip.Addr) ([]netip.Addr, error) {
 	}
 	if want.IsValid() {
 		want = want.Unmap()
-		if want.Is4() && !has4 || want.Is6() && !has6 {
+		if !relays && (want.Is4() && !has4 || want.Is6() && !has6) {
 			return nil, refuse(errdefs.ErrInvalidArgument, "publish at %s: the container has no address of that family on network %s", want, e.Network)
 		}
 		return []netip.Addr{want}, nil
@@ -158,10 +174,16 @@ func (e *endpoint) hostAddrs(want netip.Addr) ([]netip.Addr, error) {
 	if has4 {
 		all = append(all, netip.IPv4Unspecified())
 	}
-	if has6 {
+	if has6 || relays && hostHasIPv6() {
 		all = append(all, netip.IPv6Unspecified())
 	}
 	return all, nil
+}
+
+// hostHasIPv6 reports whether anything could reach this host by IPv6.
+func hostHasIPv6() bool {
+	b, err := os.ReadFile("/proc/sys/net/ipv6/conf/all/disable_ipv6")
+	return err == nil && strings.TrimSpace(string(b)) == "0"
 }
 
 // takePort holds one host port; port 0 lets the kernel pick. Call with mu held.
@@ -179,12 +201,21 @@ func (r *Room) takePort(q model.AttachNetworks, e *endpoint, p network.Port, hos
 		return nil, fmt.Errorf("failed to bind host port %s/%s: %w", host, p.Proto(), err)
 	}
 	inside := e.Settings.IPAddress
-	if host.Addr().Is6() {
-		inside = e.Settings.GlobalIPv6Address
+	if six := e.Settings.GlobalIPv6Address; six.IsValid() && (host.Addr().Is6() || !inside.IsValid()) {
+		inside = six
 	}
 	h := &portHolder{id: q.ID, name: q.Name, socket: fd, rule: portRule{
 		proto: proto, host: bound, container: netip.AddrPortFrom(inside, p.Num()),
 	}}
+	if h.relayed() && fd >= 0 && !r.opts.NoRelay {
+		if h.relay, err = startRelay(fd, proto, h.rule.container, r.log); err != nil {
+			h.close()
+			if errors.Is(err, unix.EADDRINUSE) { // TCP: somebody listens at one of the addresses
+				return nil, refuse(errdefs.ErrConflict, "failed to bind host port %s/%s: address already in use (%s)", host, p.Proto(), socketOwner(p.Proto(), host))
+			}
+			return nil, fmt.Errorf("listen at host port %s/%s: %w", host, p.Proto(), err)
+		}
+	}
 	k := portKey{proto, bound.Port()}
 	r.ports[k] = append(r.ports[k], h)
 	return h, nil
@@ -259,6 +290,7 @@ func (r *Room) dropPort(h *portHolder) {
 }
 
 func (h *portHolder) close() {
+	h.relay.close()
 	if h.socket >= 0 {
 		_ = unix.Close(h.socket)
 		h.socket = -1
@@ -270,7 +302,7 @@ func (r *Room) portRules(id model.ID) []portRule {
 	var rules []portRule
 	for _, hs := range r.ports {
 		for _, h := range hs {
-			if h.id == id {
+			if h.id == id && h.translated() {
 				rules = append(rules, h.rule)
 			}
 		}
@@ -286,7 +318,9 @@ func (r *Room) freePorts(id model.ID, e *endpoint) []portRule {
 			n, _ := strconv.ParseUint(b.HostPort, 10, 16)
 			for _, h := range slices.Clone(r.ports[portKey{protocols[p.Proto()], uint16(n)}]) {
 				if h.id == id && h.rule.host.Addr() == b.HostIP {
-					rules = append(rules, h.rule)
+					if h.translated() {
+						rules = append(rules, h.rule)
+					}
 					r.dropPort(h)
 				}
 			}

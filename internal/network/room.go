@@ -38,6 +38,7 @@ type Options struct {
 	NoMasquerade  bool // no source NAT for the default bridge
 	NoIPForward   bool // leave net.ipv4.ip_forward alone
 	NoDefault     bool // there is no default bridge (dockerd's --bridge=none)
+	NoRelay       bool // nothing is done in user space (dockerd's --userland-proxy=false): an IPv6 address of the host does not lead to a container that has IPv4 only
 	HostBindingIP netip.Addr
 	DNS           []netip.Addr // asked for names that are not containers'; none: those of ResolvConf
 	ResolvConf    string       // "/etc/resolv.conf"
