@@ -70,12 +70,17 @@ type Containers interface {
 type Images interface {
 	List(ctx context.Context, all, sharedSize, manifests bool, f model.Filters) ([]image.Summary, error)
 	Inspect(ctx context.Context, ref string, platform *ocispec.Platform, manifests bool) (*image.InspectResponse, error)
+	// Parent is the id of the image that ref was committed from, or "".
+	Parent(ctx context.Context, ref string) (string, error)
 	History(ctx context.Context, ref string, platform *ocispec.Platform) ([]image.HistoryResponseItem, error)
 	Tag(ctx context.Context, ref, target string) error
 	Remove(ctx context.Context, ref string, force, noPrune bool, platforms []ocispec.Platform) ([]image.DeleteResponse, error)
 	Prune(ctx context.Context, f model.Filters) (image.PruneReport, error)
 	Load(ctx context.Context, tar io.Reader, platforms []ocispec.Platform, quiet bool, p model.Progress) error
 	Save(ctx context.Context, refs []string, platforms []ocispec.Platform, w io.Writer) error
+	// Download opens the body of what an http or https URL names; without a
+	// scheme http is meant.
+	Download(ctx context.Context, url string) (io.ReadCloser, error)
 	// Import makes a one-layer image of a root file system; "" repo: untagged.
 	Import(ctx context.Context, tar io.Reader, repo, tag, message string, changes []string, platform *ocispec.Platform, p model.Progress) error
 	// Pull and Push: auth is nil for anonymous; a ref without tag and digest

@@ -88,6 +88,8 @@ func (goldenImages) Inspect(context.Context, string, *ocispec.Platform, bool) (*
 	}, nil
 }
 
+func (goldenImages) Parent(context.Context, string) (string, error) { return "sha256:0", nil }
+
 func (goldenImages) List(context.Context, bool, bool, bool, model.Filters) ([]image.Summary, error) {
 	return []image.Summary{{ID: "sha256:1", Size: 42, Containers: 2, Descriptor: &ocispec.Descriptor{Digest: "sha256:1"}}}, nil
 }

@@ -114,7 +114,11 @@ func (s *server) inspectImage(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.json(http.StatusOK, imageInspectFor(c.v, got))
+	parent, err := s.Images.Parent(c.ctx(), got.ID)
+	if err != nil {
+		return err
+	}
+	return c.json(http.StatusOK, imageInspectFor(c.v, got, parent))
 }
 
 // legacyImageInspect is inspect's answer before 1.52: nothing is left out.
@@ -129,8 +133,14 @@ type legacyImageInspect struct {
 	Container     *string `json:",omitempty"`
 }
 
+// parentImageInspect is inspect's answer since 1.52 for a committed image.
+type parentImageInspect struct {
+	*image.InspectResponse
+	Parent string
+}
+
 // imageInspectFor shows an image as version v did. It leaves got as it is.
-func imageInspectFor(v version, got *image.InspectResponse) any {
+func imageInspectFor(v version, got *image.InspectResponse, parent string) any {
 	r := *got
 	r.RepoTags, r.RepoDigests = list(r.RepoTags), list(r.RepoDigests)
 	if v < 48 {
@@ -140,9 +150,12 @@ func imageInspectFor(v version, got *image.InspectResponse) any {
 		r.Identity = nil
 	}
 	if v >= 52 {
+		if parent != "" {
+			return parentImageInspect{&r, parent}
+		}
 		return &r
 	}
-	old := &legacyImageInspect{InspectResponse: &r, Comment: r.Comment, Author: r.Author, Config: legacyImageConfig(v, r.Config)}
+	old := &legacyImageInspect{InspectResponse: &r, Parent: parent, Comment: r.Comment, Author: r.Author, Config: legacyImageConfig(v, r.Config)}
 	if v < 45 {
 		old.Container = new(string)
 	}

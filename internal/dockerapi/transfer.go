@@ -3,6 +3,7 @@ package dockerapi
 import (
 	"context"
 	"encoding/json"
+	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -113,9 +114,14 @@ func (s *server) pullOrImport(c *call) error {
 	case c.get("fromImage") != "":
 		return s.pull(c)
 	case c.get("fromSrc") == "-":
-		return s.importRoot(c)
+		return s.importRoot(c, c.r.Body, "-")
 	case c.get("fromSrc") != "":
-		return notThere("import from a URL (fetch it and import from stdin: curl -L " + c.get("fromSrc") + " | docker import -)")
+		body, err := s.Images.Download(c.ctx(), c.get("fromSrc"))
+		if err != nil {
+			return err
+		}
+		defer body.Close()
+		return s.importRoot(c, body, c.get("fromSrc"))
 	}
 	return invalid("fromImage or fromSrc must be given")
 }
@@ -154,7 +160,7 @@ func (s *server) pull(c *call) error {
 	return p.end(s.Images.Pull(ctx, ref, platform, c.registryAuth(), p.send))
 }
 
-func (s *server) importRoot(c *call) error {
+func (s *server) importRoot(c *call, body io.Reader, from string) error {
 	platform, err := c.platform("platform", 32)
 	if err != nil {
 		return err
@@ -164,10 +170,10 @@ func (s *server) importRoot(c *call) error {
 	}
 	message := c.get("message")
 	if message == "" {
-		message = "Imported from -"
+		message = "Imported from " + from
 	}
 	p, ctx := newProgress(c)
-	return p.end(s.Images.Import(ctx, c.r.Body, c.get("repo"), c.get("tag"), message, c.lines("changes"), platform, p.send))
+	return p.end(s.Images.Import(ctx, body, c.get("repo"), c.get("tag"), message, c.lines("changes"), platform, p.send))
 }
 
 func (s *server) push(c *call) error {

@@ -25,6 +25,20 @@ type fakeImages struct {
 	save func(w io.Writer) error
 	load func(tar io.Reader, quiet bool, send model.Progress) error
 	tag  func(ref, target string) error
+	from string // the URL of the last Download
+	root string // what the last Import was made of
+}
+
+func (f *fakeImages) Download(_ context.Context, url string) (io.ReadCloser, error) {
+	if f.from = url; strings.HasSuffix(url, "/none") {
+		return nil, errNotFoundTest
+	}
+	return io.NopCloser(strings.NewReader("tar of " + url)), nil
+}
+func (f *fakeImages) Import(_ context.Context, tar io.Reader, repo, tag, message string, _ []string, _ *ocispec.Platform, _ model.Progress) error {
+	b, err := io.ReadAll(tar)
+	f.root = string(b) + " as " + repo + ":" + tag + ", " + message
+	return err
 }
 
 func (f *fakeImages) Pull(ctx context.Context, ref string, p *ocispec.Platform, auth *registry.AuthConfig, send model.Progress) error {
@@ -73,13 +87,27 @@ func TestPull(t *testing.T) {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 	for path, want := range map[string]int{
-		"/images/create?fromSrc=http://x/y.tar":                 501,
+		"/images/create?fromSrc=http://x/none":                  404,
 		"/images/create":                                        400,
 		"/images/create?fromImage=a&tag=b&platform=no/such/x/y": 400,
 		"/images/create?fromSrc=-&repo=UPPER":                   400,
 	} {
 		if w := postJSON(h, path, ""); w.Code != want {
 			t.Errorf("%s: %d %s", path, w.Code, w.Body)
+		}
+	}
+}
+
+func TestImportFromURL(t *testing.T) {
+	f := &fakeImages{}
+	h := New(Options{Images: f, Log: quiet()})
+	for src, want := range map[string]string{
+		"http://x/y.tar": "tar of http://x/y.tar as a:b, Imported from http://x/y.tar",
+		"-":              "body as a:b, Imported from -",
+	} {
+		w := postJSON(h, "/images/create?repo=a&tag=b&fromSrc="+src, "body")
+		if w.Code != 200 || f.root != want {
+			t.Errorf("%s: %d %q", src, w.Code, f.root)
 		}
 	}
 }

@@ -4,10 +4,14 @@ import (
 	"archive/tar"
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -360,6 +364,60 @@ func TestImport(t *testing.T) {
 	}
 	if err := ts.Import(ctx, bytes.NewReader(busyboxLayer(t)), "", "", "", []string{"CMD x"}, nil, nil); !errdefs.IsNotImplemented(err) {
 		t.Errorf("changes without a hand for them: %v", err)
+	}
+}
+
+// Docker imports an archive without entries, and even nothing at all, as an
+// empty image; a platform may name the system only.
+func TestImportNothing(t *testing.T) {
+	ts := open(t, t.TempDir())
+	ctx := t.Context()
+	for i, c := range []struct {
+		body []byte
+		p    *ocispec.Platform
+		want string
+	}{
+		{make([]byte, 1024), nil, "linux/" + runtime.GOARCH},
+		{nil, &ocispec.Platform{OS: "linux"}, "linux/" + runtime.GOARCH},
+		{nil, &ocispec.Platform{OS: "linux", Architecture: "sparc64"}, "linux/sparc64"},
+	} {
+		ref := fmt.Sprintf("nothing:%d", i)
+		must(t, ts.Import(ctx, bytes.NewReader(c.body), "nothing", fmt.Sprint(i), "", nil, c.p, nil))
+		got, err := ts.Inspect(ctx, ref, nil, false)
+		if err != nil || got.Os+"/"+got.Architecture != c.want {
+			t.Errorf("%s: %+v, %v; want %s", ref, got, err, c.want)
+		}
+	}
+}
+
+func TestDownload(t *testing.T) {
+	ts := open(t, t.TempDir())
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/root.tar" {
+			http.NotFound(w, r)
+			return
+		}
+		_, _ = io.WriteString(w, "a tar")
+	}))
+	defer srv.Close()
+	host := strings.TrimPrefix(srv.URL, "http://")
+	for _, u := range []string{srv.URL + "/root.tar", host + "/root.tar"} {
+		body, err := ts.Download(t.Context(), u)
+		if err != nil {
+			t.Fatalf("%s: %v", u, err)
+		}
+		if b, err := io.ReadAll(body); string(b) != "a tar" || err != nil {
+			t.Errorf("%s: %q, %v", u, b, err)
+		}
+		_ = body.Close()
+	}
+	for u, is := range map[string]func(error) bool{
+		host + "/none": errdefs.IsNotFound, host + "/%2Fdata": errdefs.IsNotFound,
+		"%2Fdata%2Ffile.tar": errdefs.IsInvalidArgument, "ftp://x/y": errdefs.IsInvalidArgument, "127.0.0.1:1/x": errdefs.IsUnavailable,
+	} {
+		if _, err := ts.Download(t.Context(), u); !is(err) {
+			t.Errorf("%s: %v", u, err)
+		}
 	}
 }
 

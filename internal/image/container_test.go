@@ -140,6 +140,12 @@ func TestCommitWithoutChange(t *testing.T) {
 	if err != nil || made.ChainID != img.ChainID {
 		t.Errorf("%v: chain %s, want that of the parent %s", err, made.ChainID, img.ChainID)
 	}
+	if p, err := ts.Parent(t.Context(), newID.String()); err != nil || p != img.ID.String() {
+		t.Errorf("parent %q, %v", p, err)
+	}
+	if p, err := ts.Parent(t.Context(), img.ID.String()); err != nil || p != "" {
+		t.Errorf("parent of the first image %q, %v", p, err)
+	}
 }
 
 func TestMountIsSharedAndSwept(t *testing.T) {
@@ -361,6 +367,7 @@ func TestFilters(t *testing.T) {
 	}{
 		{"label", "team", 1}, {"label", "team=blue", 1}, {"label", "team=red", 0},
 		{"reference", "busy*", 1}, {"reference", "busybox:t*", 1}, {"reference", "x", 0},
+		{"reference", "docker.io/library/busybox", 1}, {"reference", "docker.io/library/busybox:*", 1}, {"reference", "docker.io/busybox", 0},
 		{"dangling", "false", 1}, {"dangling", "true", 0},
 		{"until", "1h", 1}, {"until", "2001-01-01", 0}, {"before", "busybox:test", 0}, {"since", "busybox:test", 0},
 	} {

@@ -126,8 +126,9 @@ func parseUntil(v string) (time.Time, error) {
 	return time.Time{}, refuse(errdefs.ErrInvalidArgument, "invalid filter 'until=%s': want a time, seconds since the epoch, or a duration", v)
 }
 
-// matchReferences keeps an image of which some name matches, and shows only
-// those names, as Docker does.
+// matchReferences keeps an image of which some name matches, in the short form
+// or in the whole one (docker.io/library/busybox), and shows only those names,
+// as Docker does.
 func (e *entry) matchReferences(patterns []string) bool {
 	match := func(name string) bool {
 		n, err := reference.ParseNormalizedNamed(name)
@@ -135,8 +136,12 @@ func (e *entry) matchReferences(patterns []string) bool {
 			return false
 		}
 		return slices.ContainsFunc(patterns, func(p string) bool {
-			ok, err := reference.FamiliarMatch(p, n)
-			return err == nil && ok
+			if ok, err := reference.FamiliarMatch(p, n); err == nil && ok {
+				return true
+			}
+			whole, err := path.Match(p, n.String())
+			bare, err2 := path.Match(p, n.Name())
+			return err == nil && whole || err2 == nil && bare
 		})
 	}
 	keep := func(names []string) []string {

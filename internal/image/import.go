@@ -101,10 +101,10 @@ func (s *Store) importLayer(ctx context.Context, r io.Reader) (ocispec.Descripto
 // here and not by whoever unpacks it later.
 func readTar(r io.Reader) error {
 	tr := tar.NewReader(r)
-	for n := 0; ; n++ {
+	for {
 		_, err := tr.Next()
-		if errors.Is(err, io.EOF) && n > 0 {
-			break
+		if errors.Is(err, io.EOF) {
+			break // also of nothing at all, which Docker imports as an empty image
 		}
 		if err != nil {
 			return refuse(errdefs.ErrInvalidArgument, "not a whole tar archive: %w", err)
@@ -141,10 +141,18 @@ func (s *Store) importConfig(changes []string) (*container.Config, error) {
 	return s.opts.Changes(&container.Config{}, changes)
 }
 
-// hostPlatform is p, or this machine's.
+// hostPlatform is p, with what it leaves open taken from this machine.
 func hostPlatform(p *ocispec.Platform) ocispec.Platform {
-	if p != nil && p.OS != "" && p.Architecture != "" {
-		return platforms.Normalize(*p)
+	host := platforms.DefaultSpec()
+	if p == nil || p.OS == "" && p.Architecture == "" {
+		return host
 	}
-	return platforms.DefaultSpec()
+	out := *p
+	if out.OS == "" {
+		out.OS = host.OS
+	}
+	if out.Architecture == "" {
+		out.Architecture, out.Variant = host.Architecture, host.Variant
+	}
+	return platforms.Normalize(out)
 }

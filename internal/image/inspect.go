@@ -40,6 +40,9 @@ func (s *Store) Inspect(ctx context.Context, ref string, p *ocispec.Platform, ma
 		}
 	}
 	desc := f.target
+	if p != nil {
+		desc.Platform = v.desc.Platform // of the variant that is shown, as Docker
+	}
 	out := &image.InspectResponse{
 		ID: f.id().String(), RepoTags: orEmpty(e.tags), RepoDigests: orEmpty(e.digests), Descriptor: &desc,
 		Metadata: image.Metadata{LastTagTime: e.tagged},
@@ -60,6 +63,21 @@ func (s *Store) Inspect(ctx context.Context, ref string, p *ocispec.Platform, ma
 		}
 	}
 	return out, nil
+}
+
+// Parent implements dockerapi.Images: the id of the image that this one was
+// committed from, or "".
+func (s *Store) Parent(ctx context.Context, ref string) (string, error) {
+	ctx = s.ctx(ctx)
+	f, err := s.find(ctx, ref)
+	if err != nil {
+		return "", err
+	}
+	names, err := s.siblings(ctx, f.id())
+	if err != nil {
+		return "", err
+	}
+	return s.parentsOf(names).String(), nil
 }
 
 // inspectVariant fills in what one platform's image says.

@@ -105,14 +105,24 @@ func (s *Store) selectSaved(ctx context.Context, all []*saved, ref string) ([]*s
 	if err != nil {
 		return nil, err
 	}
-	name := ""
-	if m, err := reference.ParseNormalizedNamed(f.name); err == nil {
-		if _, tagged := m.(reference.Tagged); tagged {
-			name = f.name
+	add(f.target, savedName(n, f.name))
+	return all, nil
+}
+
+// savedName is the name that an image found under found has in the archive: a
+// tag, unless asked names a digest only (asked is nil for an id).
+func savedName(asked reference.Named, found string) string {
+	if _, byDigest := asked.(reference.Digested); byDigest {
+		if _, tagged := asked.(reference.Tagged); !tagged {
+			return ""
 		}
 	}
-	add(f.target, name)
-	return all, nil
+	if m, err := reference.ParseNormalizedNamed(found); err == nil {
+		if _, tagged := m.(reference.Tagged); tagged {
+			return found
+		}
+	}
+	return ""
 }
 
 // choosePlatforms finds the variants that manifest.json lists: those asked for,
