@@ -67,12 +67,16 @@ func (f *firewall) applyLocked() error {
 	c.DelTable(t)
 	c.AddTable(t)
 	b := &tableBuilder{conn: c, table: t, shape: &tableShape{rules: map[string]int{}}}
-	b.build(f.room.ruleset())
+	rs := f.room.ruleset()
+	b.build(rs)
 	if b.err != nil {
 		return fmt.Errorf("nftables table %s: %w", t.Name, b.err)
 	}
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("nftables table %s: %w", t.Name, err)
+	}
+	if err := f.openOthers(rs); err != nil {
+		f.room.warn("other firewalls' chains cannot be changed for firewall mode %s: %v", f.room.opts.FirewallMode, err)
 	}
 	first := f.want == nil
 	f.want = b.shape
@@ -121,7 +125,13 @@ func (f *firewall) intact() bool {
 func (f *firewall) repair() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.want == nil || f.intact() {
+	if f.want == nil {
+		return
+	}
+	if f.intact() {
+		if err := f.openOthers(f.room.ruleset()); err != nil {
+			f.room.log.Warn("let containers through other firewalls' chains again", "error", err)
+		}
 		return
 	}
 	if err := f.applyLocked(); err != nil {
@@ -169,30 +179,6 @@ func (f *firewall) changeLocked(rules []portRule, add bool) error {
 		}
 	}
 	return c.Flush()
-}
-
-// strangers warns about chains of others that drop by default what our
-// networks need: a packet has to be let through by every table.
-func (r *Room) strangers(n *net) {
-	c, err := nftables.New()
-	if err != nil {
-		return
-	}
-	chains, err := c.ListChains()
-	if err != nil {
-		return
-	}
-	for _, x := range chains {
-		if x.Table.Name == r.opts.Table || x.Hooknum == nil || x.Policy == nil || *x.Policy != nftables.ChainPolicyDrop {
-			continue
-		}
-		switch {
-		case *x.Hooknum == *nftables.ChainHookForward && !n.rec.Internal:
-			r.warn("chain %s of nftables table %s drops forwarded packets by default: containers reach other machines, and are reached at published ports, only if it accepts what goes in and out by %s", x.Name, x.Table.Name, n.link())
-		case *x.Hooknum == *nftables.ChainHookInput && n.hasNames():
-			r.warn("chain %s of nftables table %s drops incoming packets by default: containers of network %s find each other by name only if it accepts port %d from %s", x.Name, x.Table.Name, n.rec.Name, n.dnsAt.Load(), n.link())
-		}
-	}
 }
 
 func (f *firewall) close() error {

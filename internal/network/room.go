@@ -34,11 +34,12 @@ type Options struct {
 	Pools     []AddressPool // for networks that name no subnet
 	MTU       int           // default bridge; 1500
 
-	NoICC         bool // containers of the default bridge may not talk to each other
-	NoMasquerade  bool // no source NAT for the default bridge
-	NoIPForward   bool // leave net.ipv4.ip_forward alone
-	NoDefault     bool // there is no default bridge (dockerd's --bridge=none)
-	NoRelay       bool // nothing is done in user space (dockerd's --userland-proxy=false): an IPv6 address of the host does not lead to a container that has IPv4 only
+	NoICC         bool   // containers of the default bridge may not talk to each other
+	NoMasquerade  bool   // no source NAT for the default bridge
+	NoIPForward   bool   // leave net.ipv4.ip_forward alone
+	NoDefault     bool   // there is no default bridge (dockerd's --bridge=none)
+	FirewallMode  string // FirewallHost (also "") or FirewallDocker
+	NoRelay       bool   // nothing is done in user space (dockerd's --userland-proxy=false): an IPv6 address of the host does not lead to a container that has IPv4 only
 	HostBindingIP netip.Addr
 	DNS           []netip.Addr // asked for names that are not containers'; none: those of ResolvConf
 	ResolvConf    string       // "/etc/resolv.conf"
@@ -94,6 +95,9 @@ type endpoint struct {
 func Open(ctx context.Context, o Options) (*Room, error) {
 	if o.Dir == "" {
 		return nil, refuse(errdefs.ErrInvalidArgument, "network: a state directory is needed")
+	}
+	if m := o.FirewallMode; m != "" && m != FirewallHost && m != FirewallDocker {
+		return nil, refuse(errdefs.ErrInvalidArgument, "invalid firewall mode %q: it is %s (the host's own firewall decides) or %s (containers' packets pass it)", m, FirewallHost, FirewallDocker)
 	}
 	o.defaults()
 	for _, p := range o.Pools {
