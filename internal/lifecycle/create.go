@@ -195,7 +195,7 @@ func (s creator) use(ctx context.Context, m *making) error {
 }
 
 // copied reports whether v is filled from the image.
-func copied(v model.Mount) bool { return v.Type == "volume" && !v.NoCopy && v.Subpath == "" }
+func copied(v model.Mount) bool { return v.Type == "volume" && !v.NoCopy }
 
 func (s creator) unuse(ctx context.Context, m *making) error {
 	return s.volumes.Unuse(ctx, m.c.ID, m.c.Mounts, m.anonymous)

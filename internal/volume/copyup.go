@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -16,10 +18,11 @@ import (
 	"wharf/internal/undo"
 )
 
-// CopyUp fills an empty volume with what the image has at m's destination,
-// and gives the volume that directory's owner and mode. A volume with
-// anything in it, and an image without that directory, is left alone. A copy
-// that a crash cut off is done again.
+// CopyUp fills an empty volume, or the empty directory m.Subpath of it, with
+// what the image has at m's destination, and gives it that directory's owner
+// and mode. A directory with anything in it, a subpath that is none yet, and
+// an image without that directory are left alone. A copy that a crash cut off
+// is done again.
 func (r *Room) CopyUp(ctx context.Context, m model.Mount, root string) error {
 	v, err := r.get(m.Name)
 	if err != nil {
@@ -27,23 +30,30 @@ func (r *Room) CopyUp(ctx context.Context, m model.Mount, root string) error {
 	}
 	v.busy.Lock()
 	defer v.busy.Unlock()
-	if err := v.copyUp(ctx, m.Destination, root); err != nil {
+	if err := v.copyUp(ctx, m, root); err != nil {
 		return fmt.Errorf("copy the image's %s up into volume %s: %w", m.Destination, m.Name, err)
 	}
 	return nil
 }
 
-func (v *vol) copyUp(ctx context.Context, dest, root string) (err error) {
+func (v *vol) copyUp(ctx context.Context, m model.Mount, root string) (err error) {
 	marker := filepath.Join(v.dir, "copying")
-	if _, err := os.Lstat(marker); err == nil {
-		if err := empty(v.data()); err != nil {
-			return err
-		}
-	}
-	if names, err := readDir(v.data()); err != nil || len(names) > 0 {
+	if err := v.copyAgain(marker); err != nil {
 		return err
 	}
-	src, err := openIn(root, dest)
+	sub := path.Clean(m.Subpath) // "." for the whole volume
+	dst, err := v.beneath(sub, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		if m.Subpath != "" { // Use says what is wrong with it when the container starts
+			return nil
+		}
+		return err
+	}
+	defer unix.Close(dst)
+	if names, err := readNames(dst); err != nil || len(names) > 0 {
+		return err
+	}
+	src, err := openIn(root, m.Destination)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return nil
 	}
@@ -51,17 +61,12 @@ func (v *vol) copyUp(ctx context.Context, dest, root string) (err error) {
 		return err
 	}
 	defer unix.Close(src)
-	dst, err := unix.Open(v.data(), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(dst)
-	if err := os.WriteFile(marker, nil, 0o600); err != nil {
+	if err := os.WriteFile(marker, []byte(sub), 0o600); err != nil {
 		return err
 	}
 	var u undo.Stack
 	defer u.OnError(&err)
-	u.Push(func() error { return errors.Join(empty(v.data()), os.Remove(marker)) })
+	u.Push(func() error { return errors.Join(emptyAt(dst), os.Remove(marker)) })
 	c := &copier{ctx: ctx, links: map[[2]uint64]string{}, top: dst}
 	if err := c.children(src, dst, ""); err != nil {
 		return err
@@ -75,6 +80,26 @@ func (v *vol) copyUp(ctx context.Context, dest, root string) (err error) {
 	}
 	return os.Remove(marker)
 }
+
+// copyAgain empties what a crash left half copied: the directory that the
+// marker names.
+func (v *vol) copyAgain(marker string) error {
+	sub, err := os.ReadFile(marker)
+	if err != nil {
+		return nil //nolint:nilerr // no marker, nothing half copied
+	}
+	dir, err := v.beneath(path.Clean(string(sub)), unix.O_RDONLY|unix.O_DIRECTORY)
+	if err == nil {
+		defer unix.Close(dir)
+		err = emptyAt(dir)
+	} else if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		err = nil
+	}
+	return errors.Join(err, os.Remove(marker))
+}
+
+// emptyAt is empty for the directory that fd is open on.
+func emptyAt(fd int) error { return empty("/proc/self/fd/" + strconv.Itoa(fd)) }
 
 // openIn opens a directory inside root; no symlink leads out.
 func openIn(root, p string) (int, error) {

@@ -220,18 +220,14 @@ func (v *vol) subpath(sub string) (string, error) {
 	if path.IsAbs(sub) || clean == ".." || strings.HasPrefix(clean, "../") {
 		return "", refuse(errdefs.ErrInvalidArgument, "subpath %q must be a relative path within the volume", sub)
 	}
-	root, err := unix.Open(v.data(), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return "", &os.PathError{Op: "open", Path: v.data(), Err: err}
-	}
-	defer unix.Close(root)
-	fd, err := unix.Openat2(root, clean, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS})
-	if err != nil {
-		var kind error = errdefs.ErrInvalidArgument
-		if err == unix.ENOENT {
-			kind = errdefs.ErrNotFound
-		}
-		return "", refuse(kind, "cannot access subpath %q: %w", sub, err)
+	fd, err := v.beneath(clean, unix.O_PATH)
+	switch {
+	case errors.Is(err, unix.EXDEV):
+		return "", refuse(errdefs.ErrInvalidArgument, "subpath %q: path concatenation escapes the base directory (a symbolic link leads out of the volume)", sub)
+	case errors.Is(err, unix.ENOENT):
+		return "", refuse(errdefs.ErrNotFound, "cannot access path %q: %w", sub, err)
+	case err != nil:
+		return "", refuse(errdefs.ErrInvalidArgument, "cannot access path %q: %w", sub, err)
 	}
 	defer unix.Close(fd)
 	sum := sha256.Sum256([]byte(clean))
@@ -251,6 +247,17 @@ func (v *vol) subpath(sub string) (string, error) {
 		return "", fmt.Errorf("subpath %q: move_mount: %w", sub, err)
 	}
 	return at, nil
+}
+
+// beneath opens a path inside the volume. A symlink that leads out, and an
+// absolute one, is EXDEV.
+func (v *vol) beneath(clean string, flags uint64) (int, error) {
+	root, err := unix.Open(v.data(), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: v.data(), Err: err}
+	}
+	defer unix.Close(root)
+	return unix.Openat2(root, clean, &unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS})
 }
 
 // mountPoint makes at of the same kind as fd: a directory or a file.

@@ -294,7 +294,9 @@ func TestSubpath(t *testing.T) {
 	must(t, os.MkdirAll(dir+"/a/b", 0o755))
 	must(t, os.WriteFile(dir+"/a/b/f", []byte("x"), 0o644))
 	must(t, os.Symlink("/../../../etc", dir+"/out"))
-	must(t, os.Symlink("/a", dir+"/in"))
+	must(t, os.Symlink("../a", dir+"/a/again"))
+	must(t, os.Symlink("a/again", dir+"/in"))
+	must(t, os.Symlink("/a", dir+"/whole"))
 	sub := use(t, r, id, model.Mount{Name: "vol", Subpath: "in/b"})
 	if b, err := os.ReadFile(sub + "/f"); err != nil || string(b) != "x" {
 		t.Error(err)
@@ -303,9 +305,40 @@ func TestSubpath(t *testing.T) {
 	if b, err := os.ReadFile(file); err != nil || string(b) != "x" {
 		t.Error(err)
 	}
-	for _, p := range []string{"out", "nope", "../x", "/abs"} {
-		if got, err := r.Use(ctx, id, model.Mount{Name: "vol", Subpath: p}); err == nil {
-			t.Errorf("%s gave %s", p, got)
+	for p, want := range map[string]string{
+		"out": "escapes the base directory", "whole": "escapes the base directory", "nope": "cannot access path",
+		"../x": "must be a relative path", "/abs": "must be a relative path",
+	} {
+		if got, err := r.Use(ctx, id, model.Mount{Name: "vol", Subpath: p}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s gave %s, %v; want %q", p, got, err, want)
+		}
+	}
+	must(t, r.Unuse(ctx, id, nil, false))
+	must(t, r.Remove(ctx, "vol", false))
+}
+
+// The image's content also fills an empty directory of a volume, and nothing
+// beside it.
+func TestCopyUpIntoSubpath(t *testing.T) {
+	needRoot(t)
+	root, state := t.TempDir(), t.TempDir()
+	must(t, os.MkdirAll(root+"/bin", 0o755))
+	must(t, os.WriteFile(root+"/bin/sh", []byte("shell"), 0o755))
+	r := open(t, state)
+	id := model.NewID()
+	dir := use(t, r, id, model.Mount{Name: "vol"})
+	must(t, os.WriteFile(dir+"/keep", nil, 0o644))
+	must(t, os.MkdirAll(dir+"/fresh", 0o755))
+	must(t, os.MkdirAll(dir+"/half/cut", 0o755))
+	must(t, os.MkdirAll(dir+"/full/own", 0o755))
+	must(t, os.Symlink("/", dir+"/out"))
+	must(t, os.WriteFile(filepath.Join(state, "vol", "copying"), []byte("half"), 0o600))
+	for _, sub := range []string{"fresh", "half", "full", "none", "out", "keep"} {
+		must(t, r.CopyUp(ctx, model.Mount{Name: "vol", Destination: "/bin", Subpath: sub}, root))
+	}
+	for p, there := range map[string]bool{"keep": true, "fresh/sh": true, "half/sh": true, "half/cut": false, "full/own": true, "full/sh": false, "none": false} {
+		if _, err := os.Lstat(filepath.Join(dir, p)); (err == nil) != there {
+			t.Errorf("%s: %v", p, err)
 		}
 	}
 	must(t, r.Unuse(ctx, id, nil, false))
