@@ -11,7 +11,6 @@ import (
 )
 
 func main() {
-	monitor.ResetSignals()
 	runtime.Main() // does not return in a stage
 	os.Exit(monitor.Main())
 }

@@ -210,6 +210,39 @@ func TestMonitorSignals(t *testing.T) {
 	}
 }
 
+// Signals reach the program behind --init too, those that the monitor ignores
+// included.
+func TestInitSignals(t *testing.T) {
+	g, m := target(t)
+	for _, sig := range []unix.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGUSR1} {
+		b := m.New(t, "/bin/sleep", "20")
+		b.Init = true
+		sb, err := g.Driver.Sandbox(context.Background(), b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := g.Driver.Release(context.Background(), b.ID); err != nil {
+				t.Error(err)
+			}
+		})
+		i, err := g.Driver.Start(context.Background(), b, sb)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := i.Signal(context.Background(), sig); err != nil {
+			t.Fatal(err)
+		}
+		exit, err := i.Wait(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if exit.Code != 128+int(sig) {
+			t.Errorf("%v: exit code %d, want %d", sig, exit.Code, 128+int(sig))
+		}
+	}
+}
+
 // A monitor holds nothing of the daemon's but what it was given.
 func TestMonitorDescriptors(t *testing.T) {
 	g, m := target(t)
