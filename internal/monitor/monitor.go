@@ -144,7 +144,8 @@ func begin(st monitorapi.Start, f files, e engine, tr trace) (m *monitor, err er
 		return nil, err
 	}
 	m.trace.add("container is made")
-	u.Push(func() error { m.proc.close(); return nil })
+	made := m.proc // m is nil when an error is returned
+	u.Push(func() error { made.close(); return nil })
 	if asideErr != nil {
 		return nil, asideErr
 	}

@@ -369,3 +369,15 @@ func TestFailedStart(t *testing.T) {
 		t.Errorf("%+v", f)
 	}
 }
+
+// A log that cannot be opened is an error like any other, after the container
+// was made: it is unmade.
+func TestFailedLog(t *testing.T) {
+	t.Chdir(t.TempDir())
+	prepared, _ := json.Marshal("echo never")
+	log, _ := json.Marshal(logfile.Plan{Driver: "json-file", Path: filepath.Join(t.TempDir(), "no", "such", "log")})
+	_, err := begin(monitorapi.Start{Version: 1, ID: "x", Prepared: prepared, Log: log}, files{}, fakeEngine{}, nil)
+	if err == nil || !strings.Contains(err.Error(), "logging driver") {
+		t.Fatalf("error %v", err)
+	}
+}
