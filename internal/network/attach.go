@@ -34,7 +34,7 @@ func (r *Room) Attach(ctx context.Context, q model.AttachNetworks) (_ []model.En
 	}
 	u.Push(func() error { return r.Detach(context.WithoutCancel(ctx), q.ID) })
 	if q.Netns != "" {
-		if err := r.wire(q.Netns, eps, true, q.Sysctls); err != nil {
+		if err := r.wire(q.Netns, q.ID, eps, true, q.Sysctls); err != nil {
 			return nil, fmt.Errorf("attach %s: %w", q.ID.Short(), err)
 		}
 	}
@@ -111,7 +111,7 @@ func (r *Room) reserveOne(q model.AttachNetworks, name string, want *network.End
 		Network: n.rec.Name, NetworkID: model.ID(n.rec.ID), Settings: s, Container: q.Name,
 	}}
 	s.NetworkID, s.EndpointID = n.rec.ID, string(model.NewID())
-	if n.isBridge() {
+	if n.wired() {
 		if err := r.reserveLink(q.ID, e); err != nil {
 			return nil, err
 		}
@@ -172,7 +172,10 @@ func (r *Room) reserveLink(id model.ID, e *endpoint) (err error) {
 			s.GlobalIPv6Address, s.GlobalIPv6PrefixLen, s.IPv6Gateway = a, p.subnet.Bits(), gw
 		}
 	}
-	if len(s.MacAddress) == 0 && len(e.addrs) > 0 {
+	if n.routed3() {
+		s.Gateway, s.IPv6Gateway = netip.Addr{}, netip.Addr{}
+	}
+	if len(s.MacAddress) == 0 && len(e.addrs) > 0 && n.rec.Driver != driverIpvlan {
 		s.MacAddress = network.HardwareAddr(macFor(e.addrs[0]))
 	}
 	return nil
@@ -194,11 +197,11 @@ func (r *Room) linkNames(id model.ID, e *endpoint) error {
 		if name := prefix + strconv.Itoa(i); e.Interface == "" && !inside[name] {
 			e.Interface = name
 		}
-		if name := hostLink(id, i); e.HostLink == "" && !hosts[name] && !r.linkExists(name) {
+		if name := hostLink(id, i); e.HostLink == "" && e.net.isBridge() && !hosts[name] && !r.linkExists(name) {
 			e.HostLink = name
 		}
 	}
-	if e.Interface == "" || e.HostLink == "" {
+	if e.Interface == "" || e.HostLink == "" && e.net.isBridge() {
 		return refuse(errdefs.ErrResourceExhausted, "more than %d networks for one container", containerLinkMax)
 	}
 	if name := e.Settings.DriverOpts[optIfname]; name != "" {
@@ -238,7 +241,7 @@ func (n *net) release(e *endpoint) {
 }
 
 // wire makes the kernel's side of eps.
-func (r *Room) wire(path string, eps []*endpoint, fresh bool, sysctls map[string]string) error {
+func (r *Room) wire(path string, id model.ID, eps []*endpoint, fresh bool, sysctls map[string]string) error {
 	ns, err := openNetns(path)
 	if err != nil {
 		return err
@@ -252,10 +255,14 @@ func (r *Room) wire(path string, eps []*endpoint, fresh bool, sysctls map[string
 	defer c.close()
 	index := make([]int, len(eps))
 	for i, e := range eps {
-		if e.HostLink == "" {
+		if e.Interface == "" {
 			continue
 		}
-		if err := r.addLink(ns, e); err != nil {
+		add := r.addLink
+		if e.net.isSub() {
+			add = r.addSubLink
+		}
+		if err := add(ns, e); err != nil {
 			return err
 		}
 		if index[i], err = c.index(e.Interface); err != nil {
@@ -273,7 +280,13 @@ func (r *Room) wire(path string, eps []*endpoint, fresh bool, sysctls map[string
 	if err := r.rt.do(settleRequests(eps)...); err != nil {
 		return err
 	}
-	return r.namesInside(ns, eps)
+	if err := r.namesInside(ns, eps); err != nil {
+		return err
+	}
+	if slices.ContainsFunc(eps, func(e *endpoint) bool { return e.net.isSub() }) {
+		return r.serveInside(ns, id)
+	}
+	return nil
 }
 
 // addLink makes the veth pair of e.
@@ -315,7 +328,7 @@ func insideRequests(eps []*endpoint, index []int, fresh bool) []request {
 	}
 	gw4, gw6 := !fresh, !fresh
 	for i, e := range eps {
-		if e.HostLink == "" {
+		if e.Interface == "" {
 			continue
 		}
 		s := e.Settings
@@ -327,13 +340,13 @@ func insideRequests(eps []*endpoint, index []int, fresh bool) []request {
 			reqs = append(reqs, addAddress(index[i], netip.PrefixFrom(a, bits)))
 		}
 		reqs = append(reqs, linkUp(index[i], e.Interface), settle(index[i], e.Interface))
-		if !gw4 && s.Gateway.IsValid() {
+		if q, ok := e.defaultRoute(index[i], true); ok && !gw4 {
 			gw4 = true
-			reqs = append(reqs, addDefaultRoute(index[i], s.Gateway))
+			reqs = append(reqs, q)
 		}
-		if !gw6 && s.IPv6Gateway.IsValid() {
+		if q, ok := e.defaultRoute(index[i], false); ok && !gw6 {
 			gw6 = true
-			reqs = append(reqs, addDefaultRoute(index[i], s.IPv6Gateway))
+			reqs = append(reqs, q)
 		}
 	}
 	return reqs
@@ -384,6 +397,8 @@ func (r *Room) forget(id model.ID) []portRule {
 		rules = append(rules, r.freePorts(id, e)...)
 	}
 	delete(r.held, id)
+	delete(r.leaving, id)
+	r.closeInsideLocked(id)
 	return rules
 }
 

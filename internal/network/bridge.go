@@ -29,8 +29,11 @@ const (
 
 func (n *net) isBridge() bool { return n.rec.Driver == "bridge" }
 
-// link is the name of the network's bridge.
+// link is the name of the network's bridge, or of its parent.
 func (n *net) link() string {
+	if n.isSub() {
+		return n.parent()
+	}
 	if s := n.rec.Options[optName]; s != "" {
 		return s
 	}

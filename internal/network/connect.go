@@ -41,10 +41,10 @@ func (r *Room) Connect(ctx context.Context, q model.AttachNetworks, name string)
 		return model.Endpoint{}, fmt.Errorf("connect %s: %w", q.ID.Short(), err)
 	}
 	u.Push(func() error { return r.let(q.ID, e) })
-	if e.HostLink == "" {
+	if e.Interface == "" {
 		return model.Endpoint{}, refuse(errdefs.ErrInvalidArgument, "container cannot be connected to %s network %s while it runs", e.net.rec.Driver, e.Network)
 	}
-	if err := r.wire(path, []*endpoint{e}, false, nil); err != nil {
+	if err := r.wire(path, q.ID, []*endpoint{e}, false, nil); err != nil {
 		return model.Endpoint{}, fmt.Errorf("connect %s: %w", q.ID.Short(), err)
 	}
 	if err := r.redirect(path, q.ID); err != nil {
@@ -63,8 +63,12 @@ func (r *Room) forgetOne(id model.ID, e *endpoint) []portRule {
 	e.net.release(e)
 	rules := r.freePorts(id, e)
 	delete(r.held[id], e.net.rec.ID)
+	if e.net.isSub() {
+		r.leaving[id] = append(r.leaving[id], e.Interface)
+	}
 	if len(r.held[id]) == 0 {
 		delete(r.held, id)
+		r.closeInsideLocked(id)
 	}
 	return rules
 }
@@ -196,6 +200,9 @@ func checkEndpoint(n *net, s *network.EndpointSettings) error {
 	}
 	if l := len(s.MacAddress); l != 0 && (l != 6 || s.MacAddress[0]&1 != 0) {
 		return bad("invalid MAC address %s: it must be a unicast address of six bytes", s.MacAddress)
+	}
+	if len(s.MacAddress) > 0 && n.rec.Driver == driverIpvlan {
+		return bad("MAC address %s: interfaces of an ipvlan network have their parent's", s.MacAddress)
 	}
 	if ifn := s.DriverOpts[optIfname]; len(ifn) > ifaceNameMax {
 		return bad("interface name %q is longer than %d characters", ifn, ifaceNameMax)

@@ -26,7 +26,15 @@ func (r *Room) Create(ctx context.Context, q network.CreateRequest) (network.Cre
 	if err != nil {
 		return none, err
 	}
-	warnings, err := checkOptions(rec.Options)
+	check := checkOptions
+	sub := &net{rec: rec}
+	if sub.isSub() {
+		check = func(o map[string]string) ([]string, error) { return checkSubOptions(rec.Driver, o) }
+	}
+	warnings, err := check(rec.Options)
+	if err == nil && sub.isSub() {
+		err = r.checkParent(sub)
+	}
 	if err != nil {
 		return none, err
 	}
@@ -71,8 +79,8 @@ func newRecord(q network.CreateRequest) (record, error) {
 		return bad("invalid network name %q", q.Name)
 	case q.Driver == "host" || q.Driver == "null":
 		return record{}, refuse(errdefs.ErrPermissionDenied, "only one instance of %q network is allowed", q.Driver)
-	case q.Driver != "bridge":
-		return missing(fmt.Sprintf("network driver %q (bridge is there)", q.Driver))
+	case q.Driver != "bridge" && q.Driver != driverMacvlan && q.Driver != driverIpvlan:
+		return missing(fmt.Sprintf("network driver %q (bridge, macvlan and ipvlan are there)", q.Driver))
 	case q.Scope != "" && q.Scope != "local", q.Ingress:
 		return missing("networks of a swarm")
 	case q.ConfigOnly, q.ConfigFrom != nil && q.ConfigFrom.Network != "":
@@ -148,6 +156,9 @@ func (r *Room) nameFree(rec record) error {
 		}
 		if n.isBridge() && n.link() == link {
 			return refuse(errdefs.ErrConflict, "bridge name %s is used by network %s", link, n.rec.Name)
+		}
+		if n.isSub() && n.link() == link {
+			return refuse(errdefs.ErrConflict, "network %s is already using parent interface %s", n.rec.Name, link)
 		}
 	}
 	return nil

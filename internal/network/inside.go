@@ -56,7 +56,7 @@ func newInside(eps []*endpoint, sysctls map[string]string) *inside {
 			in.names = append(in.names, e.Interface)
 		}
 		switch {
-		case e.HostLink == "":
+		case e.Interface == "":
 		case e.Settings.GlobalIPv6Address.IsValid():
 			in.all = false
 		default:

@@ -188,6 +188,9 @@ func (r *Room) discard(n *net) error {
 			return err
 		}
 	}
+	if n.isSub() {
+		return r.dropParent(n)
+	}
 	if n.live.Swap(false) {
 		if err := r.fw.apply(); err != nil {
 			r.log.Warn("remove a network's rules", "network", n.rec.Name, "error", err)

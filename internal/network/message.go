@@ -150,22 +150,27 @@ func addAddress(index int, p netip.Prefix) request {
 	return r
 }
 
-// addDefaultRoute routes everything through gw. The link follows from gw's
-// own route unless gw is link local.
-func addDefaultRoute(index int, gw netip.Addr) request {
-	dst := defaultGateway4
-	if gw.Is6() {
-		dst = defaultGateway6
+// addDefaultRoute routes everything of a family through gw; without gw, out
+// by the link itself.
+func addDefaultRoute(index int, gw netip.Addr, v4 bool) request {
+	dst, fam := defaultGateway4, uint8(unix.AF_INET)
+	if !v4 {
+		dst, fam = defaultGateway6, unix.AF_INET6
 	}
 	r := newRequest("add route "+dst+" via "+gw.String(), unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE)
 	m := nl.NewRtMsg()
-	m.Family = family(gw)
+	m.Family = fam
 	m.Protocol = unix.RTPROT_BOOT
 	m.Scope = unix.RT_SCOPE_UNIVERSE
 	m.Table = unix.RT_TABLE_MAIN
 	m.Type = unix.RTN_UNICAST
+	if !gw.IsValid() && v4 {
+		m.Scope = unix.RT_SCOPE_LINK
+	}
 	r.AddData(m)
-	r.AddData(nl.NewRtAttr(unix.RTA_GATEWAY, gw.AsSlice()))
+	if gw.IsValid() {
+		r.AddData(nl.NewRtAttr(unix.RTA_GATEWAY, gw.AsSlice()))
+	}
 	r.AddData(nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(index))))
 	return r
 }

@@ -29,7 +29,8 @@ const (
 // answer.
 type nameServer struct {
 	room    *Room
-	net     *net
+	net     *net     // nil: the server is one container's own
+	id      model.ID // whose
 	servers []*dns.Server
 	port    int
 	limit   *semaphore.Weighted
@@ -72,13 +73,32 @@ func (s *nameServer) listen(a netip.Addr) error {
 	s.port = port
 	for _, srv := range []*dns.Server{{Listener: l, Handler: s}, {PacketConn: u, Handler: s}} {
 		s.servers = append(s.servers, srv)
-		go func() {
-			if err := srv.ActivateAndServe(); err != nil && !errors.Is(err, stdnet.ErrClosed) {
-				s.room.log.Error("name server", "network", s.net.rec.Name, "error", err)
-			}
-		}()
+		s.serve(srv)
 	}
 	return nil
+}
+
+func (s *nameServer) serve(srv *dns.Server) {
+	go func() {
+		if err := srv.ActivateAndServe(); err != nil && !errors.Is(err, stdnet.ErrClosed) {
+			s.room.log.Error("name server", "of", s.who(), "error", err)
+		}
+	}()
+}
+
+func (s *nameServer) who() string {
+	if s.net == nil {
+		return s.id.Short()
+	}
+	return s.net.rec.Name
+}
+
+// answers reports whether the server is for askers at an address.
+func (s *nameServer) answers(from netip.Addr) bool {
+	if s.net == nil {
+		return from.IsLoopback()
+	}
+	return s.net.contains(from)
 }
 
 func (s *nameServer) close() {
@@ -93,13 +113,15 @@ func (s *nameServer) close() {
 			_ = srv.PacketConn.Close()
 		}
 	}
-	s.net.dnsAt.Store(0)
+	if s.net != nil {
+		s.net.dnsAt.Store(0)
+	}
 }
 
 // ServeDNS answers one question.
 func (s *nameServer) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
 	from, err := netip.ParseAddrPort(w.RemoteAddr().String())
-	if err != nil || !s.net.contains(from.Addr().Unmap()) {
+	if err != nil || !s.answers(from.Addr().Unmap()) {
 		return // not one of ours: no answer at all
 	}
 	_, tcp := w.RemoteAddr().(*stdnet.TCPAddr)
@@ -123,7 +145,7 @@ func (s *nameServer) answer(q *dns.Msg, from netip.Addr, tcp bool) *dns.Msg {
 	if q.Opcode != dns.OpcodeQuery || len(q.Question) != 1 {
 		return a.SetRcode(q, dns.RcodeNotImplemented)
 	}
-	asker := s.room.asker(s.net, from)
+	asker := s.room.asker(s, from)
 	if rrs, ok := asker.local(q.Question[0]); ok {
 		a.Answer, a.Authoritative = rrs, true
 		return a
@@ -186,26 +208,37 @@ type nameHost struct {
 
 // asker finds who has the address and what is on the networks it shares. An
 // address that nobody has (a microVM, an exec in between) sees this network.
-func (r *Room) asker(n *net, from netip.Addr) asking {
+func (r *Room) asker(s *nameServer, from netip.Addr) asking {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	mine := map[*net]bool{n: true}
-	var own []netip.Addr
-	out := asking{shut: true}
-	for id, e := range r.users(n) {
-		if slices.Contains(e.addrs, from) {
-			own, mine = e.DNS, r.networksOf(id)
-			out.hosts = r.linked(id)
-			break
+	id := s.id
+	if s.net != nil {
+		for other, eps := range r.held {
+			if e := eps[s.net.rec.ID]; e != nil && slices.Contains(e.addrs, from) {
+				id = other
+				break
+			}
 		}
 	}
+	mine := map[*net]bool{}
+	var own []netip.Addr
+	for _, e := range r.held[id] {
+		mine[e.net] = true
+		if len(e.DNS) > 0 {
+			own = e.DNS
+		}
+	}
+	if len(mine) == 0 && s.net != nil {
+		mine[s.net] = true
+	}
+	out := asking{shut: true, hosts: r.linked(id)}
 	out.servers = r.upstreams(own)
 	for m := range mine {
 		out.shut = out.shut && m.rec.Internal
 	}
 	for _, eps := range r.held {
 		for _, e := range eps {
-			if mine[e.net] && e.net.hasNames() {
+			if mine[e.net] && e.net.named() {
 				out.hosts = append(out.hosts, nameHost{e.Settings.DNSNames, e.Network, slices.Clone(e.addrs)})
 			}
 		}
@@ -230,15 +263,6 @@ func (r *Room) linked(id model.ID) []nameHost {
 				}
 			}
 		}
-	}
-	return out
-}
-
-// networksOf lists a container's networks. Call with mu held.
-func (r *Room) networksOf(id model.ID) map[*net]bool {
-	out := map[*net]bool{}
-	for _, e := range r.held[id] {
-		out[e.net] = true
 	}
 	return out
 }

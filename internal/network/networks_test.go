@@ -51,7 +51,6 @@ func TestCreateRefusals(t *testing.T) {
 		{network.CreateRequest{Name: "bridge"}, "operation is not permitted on predefined bridge network", errdefs.IsPermissionDenied},
 		{network.CreateRequest{Name: "first"}, "network with name first already exists", errdefs.IsConflict},
 		{network.CreateRequest{Name: "x", Driver: "host"}, "only one instance of \"host\" network is allowed", errdefs.IsPermissionDenied},
-		{network.CreateRequest{Name: "x", Driver: "macvlan"}, "macvlan", errdefs.IsNotImplemented},
 		{network.CreateRequest{Name: "x", Driver: "overlay"}, "overlay", errdefs.IsNotImplemented},
 		{network.CreateRequest{Name: "x", ConfigOnly: true}, "config-only", errdefs.IsNotImplemented},
 		{network.CreateRequest{Name: "x", IPAM: &network.IPAM{Driver: "dhcp"}}, "dhcp", errdefs.IsNotImplemented},

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -108,10 +107,35 @@ func (r *Room) redirect(path string, id model.ID) error {
 		return err
 	}
 	defer c.close()
+	if err := r.clearLeft(c, id); err != nil {
+		return err
+	}
 	if err := c.do(routeRequests(c, snapshot)...); err != nil {
 		return err
 	}
-	return r.namesAgain(ns, id, snapshot)
+	if err := r.namesAgain(ns, snapshot); err != nil {
+		return err
+	}
+	return r.serveInside(ns, id)
+}
+
+// clearLeft removes interfaces inside whose networks the container has left
+// and that have no end out here.
+func (r *Room) clearLeft(c *rtnl, id model.ID) error {
+	r.mu.Lock()
+	left := r.leaving[id]
+	delete(r.leaving, id)
+	r.mu.Unlock()
+	for _, name := range left {
+		i, err := c.index(name)
+		if err == nil {
+			err = c.do(deleteLink(i, name))
+		}
+		if err != nil && !errors.Is(err, unix.ENODEV) {
+			return err
+		}
+	}
+	return nil
 }
 
 // routeRequests are the default routes, one per family, that replace those
@@ -127,21 +151,20 @@ func routeRequests(c *rtnl, eps []*endpoint) []request {
 		if err != nil {
 			continue // going, or renamed inside: not ours to route by
 		}
-		for _, f := range []struct {
-			gw  netip.Addr
-			has *bool
-		}{{e.Settings.Gateway, &has4}, {e.Settings.IPv6Gateway, &has6}} {
-			if f.gw.IsValid() && !*f.has {
-				*f.has = true
-				reqs = append(reqs, addDefaultRoute(i, f.gw))
-			}
+		if q, ok := e.defaultRoute(i, true); ok && !has4 {
+			has4 = true
+			reqs = append(reqs, q)
+		}
+		if q, ok := e.defaultRoute(i, false); ok && !has6 {
+			has6 = true
+			reqs = append(reqs, q)
 		}
 	}
 	return reqs
 }
 
 // namesAgain is namesInside for a container whose networks changed.
-func (r *Room) namesAgain(ns *netns, id model.ID, eps []*endpoint) error {
+func (r *Room) namesAgain(ns *netns, eps []*endpoint) error {
 	i := slices.IndexFunc(eps, (*endpoint).asksNames)
 	if i >= 0 {
 		name := strings.ReplaceAll(eps[i].Interface, "/", "")

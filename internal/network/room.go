@@ -69,6 +69,8 @@ type Room struct {
 	nets     map[string]*net                   // guarded by mu, by id
 	held     map[model.ID]map[string]*endpoint // guarded by mu: container, network id
 	ports    map[portKey][]*portHolder         // guarded by mu
+	leaving  map[model.ID][]string             // guarded by mu: interfaces inside that Refresh removes
+	insiders map[model.ID]*nameServer          // guarded by mu: name servers in containers' namespaces
 	warnings map[string]struct{}               // guarded by mu
 }
 
@@ -108,7 +110,7 @@ func Open(ctx context.Context, o Options) (*Room, error) {
 	r := &Room{
 		opts: o, log: o.Log.With("room", "network"), store: store{o.Dir},
 		nets: map[string]*net{}, held: map[model.ID]map[string]*endpoint{},
-		ports: map[portKey][]*portHolder{}, warnings: map[string]struct{}{},
+		ports: map[portKey][]*portHolder{}, leaving: map[model.ID][]string{}, insiders: map[model.ID]*nameServer{}, warnings: map[string]struct{}{},
 	}
 	var err error
 	if r.rt, err = openRTNL(); err != nil {
@@ -166,6 +168,9 @@ func (r *Room) Close() error {
 		for _, h := range hs {
 			h.close()
 		}
+	}
+	for _, s := range r.insiders {
+		s.close()
 	}
 	r.mu.Unlock()
 	for _, n := range all {
