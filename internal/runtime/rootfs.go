@@ -190,14 +190,20 @@ func (m *rootMaker) overlay(r *Root) (int, error) {
 	}
 	paths := make([]string, len(fds))
 	for i, fd := range fds {
-		paths[i] = "/proc/self/fd/" + strconv.Itoa(fd)
+		paths[i] = fdDir + strconv.Itoa(fd)
 	}
 	n := len(r.Lower)
 	var mnt int
-	err = m.asRoot(func() (err error) {
-		mnt, err = mountOverlay(paths[:n], paths[n:], m.label)
-		return err
-	})
+	mount := func(lower func(int, []string) error) func() error {
+		return func() (err error) {
+			mnt, err = mountOverlay(lower, paths[:n], paths[n:], m.label)
+			return err
+		}
+	}
+	err = m.asRoot(mount(lowerOneByOne))
+	if errors.Is(err, errOneByOne) {
+		err = atFDs(func() error { return m.asRoot(mount(lowerAtOnce)) })
+	}
 	if err != nil {
 		return -1, fmt.Errorf("mount overlay of %d layers (upper %q): %w", n, r.Upper, err)
 	}
@@ -297,9 +303,9 @@ func mountID(path string) (uint64, bool) {
 	return st.Mnt_id, err == nil && st.Mask&unix.STATX_MNT_ID != 0
 }
 
-// mountOverlay tries the newest way of naming layers first. upper is empty or
-// the upper and the work directory.
-func mountOverlay(lower, upper []string, label string) (int, error) {
+// mountOverlay mounts an overlay, detached. upper is empty or the upper and
+// the work directory; setLower names the lower ones.
+func mountOverlay(setLower func(fs int, lower []string) error, lower, upper []string, label string) (int, error) {
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return -1, fmt.Errorf("overlay file system (kernel module overlay missing?): %w", err)
@@ -330,24 +336,54 @@ func mountOverlay(lower, upper []string, label string) (int, error) {
 	return unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
 }
 
-// setLower names the lower layers: one by one (Linux 6.8), or in one string,
-// which the kernel limits to 256 bytes.
-func setLower(fs int, lower []string) error {
+const fdDir = "/proc/self/fd/"
+
+// errOneByOne: the kernel does not know "lowerdir+" (before Linux 6.8).
+var errOneByOne = errors.New("this kernel takes no lower layers one by one")
+
+func lowerOneByOne(fs int, lower []string) error {
 	for i, l := range lower {
-		err := unix.FsconfigSetString(fs, "lowerdir+", l)
-		if err == nil {
-			continue
-		}
-		if i > 0 {
+		if err := unix.FsconfigSetString(fs, "lowerdir+", l); err != nil {
+			if i == 0 {
+				return fmt.Errorf("%w: %w", errOneByOne, err)
+			}
 			return err
 		}
-		all := strings.Join(lower, ":")
-		if len(all) > 255 {
-			return fmt.Errorf("%d layers are too many for this kernel (Linux 6.8 lifts this limit)", len(lower))
-		}
-		return unix.FsconfigSetString(fs, "lowerdir", all)
 	}
 	return nil
+}
+
+// lowerAtOnce names all lower layers in one string, which fsconfig(2) limits
+// to 255 bytes. As numbers, on a thread that stands in /proc/self/fd, some 80
+// fit.
+func lowerAtOnce(fs int, lower []string) error {
+	names := make([]string, len(lower))
+	for i, l := range lower {
+		names[i] = strings.TrimPrefix(l, fdDir)
+	}
+	all := strings.Join(names, ":")
+	if len(all) > 255 {
+		return fmt.Errorf("%d layers are too many for this kernel (Linux 6.8 lifts this limit)", len(lower))
+	}
+	return unix.FsconfigSetString(fs, "lowerdir", all)
+}
+
+// atFDs runs f on a thread of its own whose working directory is
+// /proc/self/fd. The thread ends with it.
+func atFDs(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked
+		err := unix.Unshare(unix.CLONE_FS)
+		if err == nil {
+			err = unix.Chdir(fdDir)
+		}
+		if err == nil {
+			err = f()
+		}
+		done <- err
+	}()
+	return <-done
 }
 
 // fsError adds what the kernel's file system context has to say.

@@ -2,6 +2,7 @@ package runtime_test
 
 import (
 	"bytes"
+	"debug/elf"
 	"encoding/json"
 	"io"
 	"os"
@@ -36,7 +37,13 @@ func needRoot(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The stage is this program: a mapped root has to be able to execute it.
+	// The stage is this program: it runs in roots without a dynamic loader,
+	// and a mapped root has to be able to execute it.
+	if bin, err := elf.Open(exe); err != nil {
+		t.Fatal(err)
+	} else if libs, _ := bin.ImportedLibraries(); len(libs) > 0 {
+		t.Fatal("the test is linked dynamically: run it with CGO_ENABLED=0, as make does")
+	}
 	_ = os.Chmod(exe, 0o755)
 }
 
