@@ -339,6 +339,7 @@ func insideRequests(eps []*endpoint, index []int, fresh bool) []request {
 			}
 			reqs = append(reqs, addAddress(index[i], netip.PrefixFrom(a, bits)))
 		}
+		reqs = append(reqs, linkLocals(index[i], s)...)
 		reqs = append(reqs, linkUp(index[i], e.Interface), settle(index[i], e.Interface))
 		if q, ok := e.defaultRoute(index[i], true); ok && !gw4 {
 			gw4 = true

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
@@ -211,7 +212,8 @@ func checkEndpoint(n *net, s *network.EndpointSettings) error {
 		return err
 	}
 	for k := range s.DriverOpts {
-		if k != optIfname && k != optSysctls {
+		// Others are kept and shown and mean nothing here, as in Docker.
+		if k != optIfname && k != optSysctls && strings.HasPrefix(k, "com.docker.network.") {
 			return refuse(errdefs.ErrNotImplemented, "endpoint option %s is not supported", k)
 		}
 	}
@@ -222,8 +224,13 @@ func checkEndpoint(n *net, s *network.EndpointSettings) error {
 	if c == nil || !c.IPv4Address.IsValid() && !c.IPv6Address.IsValid() && len(c.LinkLocalIPs) == 0 {
 		return nil
 	}
-	if len(c.LinkLocalIPs) > 0 {
-		return refuse(errdefs.ErrNotImplemented, "link-local addresses (--link-local-ip) are not supported")
+	for _, a := range c.LinkLocalIPs {
+		if !a.IsLinkLocalUnicast() || !n.wired() {
+			return bad("invalid link-local address %s: it must be one of 169.254.0.0/16 or fe80::/10, on a network with interfaces", a)
+		}
+	}
+	if !c.IPv4Address.IsValid() && !c.IPv6Address.IsValid() {
+		return nil
 	}
 	if predefined(n.rec.Name) {
 		return bad("user specified IP address is supported on user defined networks only")

@@ -18,10 +18,9 @@ type janitor struct {
 	wake chan struct{}
 	done chan struct{}
 
-	mu    sync.Mutex
-	due   map[string]time.Time // guarded by mu, by link name
-	ended bool                 // guarded by mu
-	wg    sync.WaitGroup
+	mu  sync.Mutex
+	due map[string]time.Time // guarded by mu, by link name
+	wg  sync.WaitGroup
 }
 
 func newJanitor(r *Room) *janitor {

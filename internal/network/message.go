@@ -4,6 +4,7 @@ import (
 	stdnet "net"
 	"net/netip"
 
+	"github.com/moby/moby/api/types/network"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
@@ -173,6 +174,22 @@ func addDefaultRoute(index int, gw netip.Addr, v4 bool) request {
 	}
 	r.AddData(nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(index))))
 	return r
+}
+
+// linkLocals are the link-local addresses that were asked for.
+func linkLocals(index int, s *network.EndpointSettings) []request {
+	var reqs []request
+	if s.IPAMConfig == nil {
+		return nil
+	}
+	for _, a := range s.IPAMConfig.LinkLocalIPs {
+		bits := 64
+		if a.Is4() {
+			bits = 16
+		}
+		reqs = append(reqs, addAddress(index, netip.PrefixFrom(a, bits)))
+	}
+	return reqs
 }
 
 // macFor is Docker's scheme: 02:42 and the address.

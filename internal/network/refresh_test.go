@@ -169,3 +169,27 @@ func TestGivenIPv6Address(t *testing.T) {
 		}
 	}
 }
+
+// Addresses of the link beside the network's own; options that nobody knows.
+func TestLinkLocalAndUnknownOptions(t *testing.T) {
+	r := open(t, Options{})
+	a := newBox(t)
+	q := a.request("bridge")
+	q.Want["bridge"].IPAMConfig = &network.EndpointIPAMConfig{LinkLocalIPs: []netip.Addr{netip.MustParseAddr("169.254.8.8")}}
+	q.Want["bridge"].DriverOpts = map[string]string{"com.example.colour": "red"}
+	if err := r.Check(bg, "bridge", q.Want); err != nil {
+		t.Fatal(err)
+	}
+	eps := attach(t, r, q)
+	if got := a.must("ip", "-4", "-o", "addr", "show", "eth0"); !strings.Contains(got, "169.254.8.8/16") || eps[0].Settings.DriverOpts["com.example.colour"] != "red" {
+		t.Error(got, eps[0].Settings.DriverOpts)
+	}
+	q.Want["bridge"].IPAMConfig.LinkLocalIPs[0] = netip.MustParseAddr("10.0.0.1")
+	if err := r.Check(bg, "bridge", q.Want); err == nil || !strings.Contains(err.Error(), "invalid link-local address 10.0.0.1") {
+		t.Error(err)
+	}
+	q.Want["bridge"] = &network.EndpointSettings{DriverOpts: map[string]string{"com.docker.network.endpoint.nosuch": "1"}}
+	if err := r.Check(bg, "bridge", q.Want); err == nil || !strings.Contains(err.Error(), "endpoint.nosuch") {
+		t.Error(err)
+	}
+}
