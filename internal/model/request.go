@@ -105,6 +105,10 @@ type AttachNetworks struct {
 	Want     map[string]*network.EndpointSettings
 	Ports    network.PortMap // HostConfig.PortBindings, with PublishAllPorts expanded
 	Sysctls  map[string]string
+	// Labels of the container; those below wharf.egress, wharf.ingress and
+	// wharf.bandwidth limit what it may send and receive.
+	Labels   map[string]string
+	NetAdmin bool         // the container may change its own network (--privileged, CAP_NET_ADMIN): such limits cannot hold
 	DNS      []netip.Addr // HostConfig.DNS: servers that a user-defined network's own server asks for this container; none: the daemon's or the host's
 }
 
