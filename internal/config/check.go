@@ -21,7 +21,7 @@ const DefaultHost = "unix:///run/wharf.sock"
 
 // check fills in what follows from other options and refuses what cannot be.
 func (c *Config) check() error {
-	for _, step := range []func() error{c.checkPaths, c.checkHosts, c.checkLogs, c.checkNetwork, c.checkContainers, c.checkRest} {
+	for _, step := range []func() error{c.checkPaths, c.checkHosts, c.checkLogs, c.checkNetwork, c.checkContainers, c.checkRegistries, c.checkRest} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -189,6 +189,9 @@ func (c *Config) checkContainers() error {
 		u.Name = name
 		if _, err := u.GetRlimit(); err != nil {
 			return fmt.Errorf("default-ulimits: %w", err)
+		}
+		if u.Hard != -1 && (u.Soft == -1 || u.Soft > u.Hard) {
+			return fmt.Errorf("default-ulimits: %s: soft limit %d is above the hard limit %d", name, u.Soft, u.Hard)
 		}
 	}
 	if c.IDBase < 65536 || c.IDBase > 4_000_000_000 {

@@ -95,6 +95,14 @@ func TestRefused(t *testing.T) {
 		{``, []string{"--seccomp-profile", "/nonesuch"}, "opening seccomp profile (/nonesuch) failed"},
 		{``, []string{"--id-base", "5"}, "id-base"},
 		{``, []string{"--default-address-pool", "base=10.0.0.0/24,size=16"}, "cannot be cut"},
+		{`{"default-ulimits": {"nofile": {"Name": "nofile", "Soft": 20, "Hard": 10}}}`, nil, "above the hard limit 10"},
+		{`{"default-ulimits": {"nofile": {"Name": "nofile", "Soft": -1, "Hard": 10}}}`, nil, "above the hard limit 10"},
+		{``, []string{"--registry-mirror", "ftp://x"}, "invalid mirror"},
+		{``, []string{"--registry-mirror", "mirror.example"}, "invalid mirror"},
+		{``, []string{"--registry-mirror", "https://u:p@m"}, "wharf login"},
+		{``, []string{"--registry-mirror", "https://m?x=1"}, "query"},
+		{``, []string{"--insecure-registry", "reg:5000/path"}, "host:port or CIDR"},
+		{``, []string{"--insecure-registry", ""}, "host:port or CIDR"},
 		{``, []string{"--max-concurrent-downloads=-1"}, "max-concurrent-downloads"},
 	} {
 		if _, err := parse(t, c.file, c.args...); err == nil || !strings.Contains(err.Error(), c.want) {
@@ -106,6 +114,19 @@ func TestRefused(t *testing.T) {
 	}
 	if _, err := Parse([]string{"--help"}); !errors.Is(err, pflag.ErrHelp) {
 		t.Errorf("help: %v", err)
+	}
+}
+
+func TestRegistries(t *testing.T) {
+	c, err := parse(t, `{"insecure-registries": ["http://reg:5000", "10.0.0.0/8", "[::1]:5000"], "registry-mirrors": ["https://m.example/path"]}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff([]string{"reg:5000", "10.0.0.0/8", "[::1]:5000"}, c.InsecureRegistries); d != "" {
+		t.Error(d)
+	}
+	if len(c.Notes) != 1 {
+		t.Errorf("%q", c.Notes)
 	}
 }
 
