@@ -34,7 +34,7 @@ func (r *Room) Attach(ctx context.Context, q model.AttachNetworks) (_ []model.En
 	}
 	u.Push(func() error { return r.Detach(context.WithoutCancel(ctx), q.ID) })
 	if q.Netns != "" {
-		if err := r.wire(q.Netns, q.ID, eps, true, q.Sysctls); err != nil {
+		if err := r.wire(q.Netns, q, eps, true); err != nil {
 			return nil, fmt.Errorf("attach %s: %w", q.ID.Short(), err)
 		}
 	}
@@ -241,18 +241,22 @@ func (n *net) release(e *endpoint) {
 }
 
 // wire makes the kernel's side of eps.
-func (r *Room) wire(path string, id model.ID, eps []*endpoint, fresh bool, sysctls map[string]string) error {
+func (r *Room) wire(path string, q model.AttachNetworks, eps []*endpoint, fresh bool) error {
 	ns, err := openNetns(path)
 	if err != nil {
 		return err
 	}
-	defer ns.close()
+	defer func() { _ = ns.close() }()
+	sysctls := q.Sysctls
+	if !fresh {
+		sysctls = nil // they are set; the program may have changed them since
+	}
 	in := newInside(eps, sysctls)
 	c, err := ns.enter(in.before)
 	if err != nil {
 		return err
 	}
-	defer c.close()
+	defer func() { _ = c.close() }()
 	index := make([]int, len(eps))
 	for i, e := range eps {
 		if e.Interface == "" {
@@ -274,6 +278,9 @@ func (r *Room) wire(path string, id model.ID, eps []*endpoint, fresh bool, sysct
 			return err
 		}
 	}
+	if err := r.applyLimits(ns, c, q, eps, index, fresh); err != nil {
+		return err
+	}
 	if err := c.do(insideRequests(eps, index, fresh)...); err != nil {
 		return err
 	}
@@ -284,7 +291,7 @@ func (r *Room) wire(path string, id model.ID, eps []*endpoint, fresh bool, sysct
 		return err
 	}
 	if slices.ContainsFunc(eps, func(e *endpoint) bool { return e.net.isSub() }) {
-		return r.serveInside(ns, id)
+		return r.serveInside(ns, q.ID)
 	}
 	return nil
 }

@@ -45,7 +45,7 @@ func (r *Room) Connect(ctx context.Context, q model.AttachNetworks, name string)
 	if e.Interface == "" {
 		return model.Endpoint{}, refuse(errdefs.ErrInvalidArgument, "container cannot be connected to %s network %s while it runs", e.net.rec.Driver, e.Network)
 	}
-	if err := r.wire(path, q.ID, []*endpoint{e}, false, nil); err != nil {
+	if err := r.wire(path, q, []*endpoint{e}, false); err != nil {
 		return model.Endpoint{}, fmt.Errorf("connect %s: %w", q.ID.Short(), err)
 	}
 	if err := r.redirect(path, q.ID); err != nil {

@@ -93,7 +93,7 @@ func (r *Room) redirect(path string, id model.ID) error {
 	if err != nil {
 		return err
 	}
-	defer ns.close()
+	defer func() { _ = ns.close() }()
 	r.mu.Lock()
 	eps := r.ranked(id)
 	snapshot := make([]*endpoint, len(eps))
@@ -106,7 +106,7 @@ func (r *Room) redirect(path string, id model.ID) error {
 	if err != nil {
 		return err
 	}
-	defer c.close()
+	defer func() { _ = c.close() }()
 	if err := r.clearLeft(c, id); err != nil {
 		return err
 	}
