@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
@@ -74,6 +75,26 @@ func listCgroups(parent string) []string {
 	}
 	return out
 }
+
+// strayCgroups are the ids whose cgroups were left behind together with a lost
+// exec root. Somebody else may work below the same parent: a --cgroup-parent
+// inside ours, or another daemon. So what does not look like a container's id,
+// or has processes, is not ours to end.
+func strayCgroups(parent string) []model.ID {
+	var out []model.ID
+	for _, name := range listCgroups(parent) {
+		if !containerID.MatchString(name) {
+			continue
+		}
+		pids, err := cgroup.Open(filepath.Join("/", parent, name)).Pids()
+		if err == nil && len(pids) == 0 {
+			out = append(out, model.ID(name))
+		}
+	}
+	return out
+}
+
+var containerID = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
 // Pause stops every process of the container.
 func (i *instance) Pause(ctx context.Context) error {

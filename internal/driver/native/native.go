@@ -117,7 +117,8 @@ func checkID(id model.ID) error {
 	return nil
 }
 
-// List returns the ids that have a directory or a cgroup.
+// List returns the ids that have a directory, or an empty cgroup below our
+// parent.
 func (d *Driver) List(ctx context.Context) ([]model.ID, error) {
 	seen := map[model.ID]bool{}
 	entries, err := os.ReadDir(d.instances)
@@ -127,8 +128,8 @@ func (d *Driver) List(ctx context.Context) ([]model.ID, error) {
 	for _, e := range entries {
 		seen[model.ID(e.Name())] = true
 	}
-	for _, name := range listCgroups(d.opts.CgroupParent) {
-		seen[model.ID(name)] = true
+	for _, id := range strayCgroups(d.opts.CgroupParent) {
+		seen[id] = true
 	}
 	ids := make([]model.ID, 0, len(seen))
 	for id := range seen {
