@@ -213,6 +213,12 @@ func (c *creation) program(l *launch) {
 			p.before = append(p.before, setnsCall(j, false, first[j.fd]))
 		}
 	}
+	// Time namespaces are joined and left by those who share memory with
+	// nobody (time_namespaces(7)).
+	p.copied = c.newNS["time"]
+	for _, j := range c.joins {
+		p.copied = p.copied || j.kind == "time"
+	}
 	if c.newNS["time"] {
 		p.before = append(p.before, call{nr: unix.SYS_UNSHARE, a: [6]uintptr{unix.CLONE_NEWTIME}, name: "new time namespace"})
 		if c.p.TimeOffset != "" { // writable for the host's root only, so before the ids change

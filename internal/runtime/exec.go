@@ -55,6 +55,7 @@ func joinAll(p *program, target, pidfd int) {
 	for _, kind := range []string{"cgroup", "time"} { // may not be in this kernel, or not differ
 		if !sameNamespace(ns+kind, kind) && exists(ns+kind) {
 			flags |= cloneFlags[kind]
+			p.copied = p.copied || kind == "time" // as in creation.program
 		}
 	}
 	p.before = append(p.before, call{nr: unix.SYS_SETNS, a: [6]uintptr{uintptr(pidfd), flags}, name: "join namespaces"})

@@ -22,6 +22,19 @@ func runtimeAfterFork()
 //go:linkname runtimeAfterForkInChild syscall.runtime_AfterForkInChild
 func runtimeAfterForkInChild()
 
+// vforkCall makes clone(2) or clone3(2) with CLONE_VM and CLONE_VFORK: the
+// child runs first, on our stack and in our memory, until it executes a
+// program or ends. Only then does the call return here.
+//
+//go:noescape
+func vforkCall(nr, a1, a2 uintptr) (r, errno uintptr)
+
+// parkCall makes clone(2) with flags, which have CLONE_VM. The child touches
+// no memory: it waits to be killed, or for the end of the calling thread.
+//
+//go:noescape
+func parkCall(flags uintptr) (pid, errno uintptr)
+
 // call is one raw system call of a forked child.
 type call struct {
 	nr   uintptr
@@ -50,6 +63,10 @@ type program struct {
 	keep          []any      // what the calls' pointers point to
 	into          *cloneArgs // the first clone is clone3(2) with these (CLONE_INTO_CGROUP)
 
+	// copied makes the children copies of us as fork(2) does. Else they share
+	// our memory and we wait for their execve, as vfork(2) does: nothing is
+	// copied, and the program must end in an execve.
+	copied bool
 }
 
 // cloneArgs is struct clone_args of clone3(2).
@@ -88,7 +105,11 @@ func (p *program) fork() (pid int, failed func() error, err error) {
 	}
 	failed = func() error { defer free(); return p.failure(rep) }
 
-	first := uintptr(unix.SIGCHLD)
+	var share uintptr
+	if !p.copied {
+		share = unix.CLONE_VM | unix.CLONE_VFORK
+	}
+	first := uintptr(unix.SIGCHLD) | share
 	if len(p.before) == 0 {
 		first |= p.flags
 	}
@@ -99,7 +120,7 @@ func (p *program) fork() (pid int, failed func() error, err error) {
 		p.into.exitSignal = uint64(unix.SIGCHLD)
 		args = uintptr(unsafe.Pointer(p.into))
 	}
-	r, errno := forkRaw(p.before, p.after, first, args, p.flags|unix.CLONE_PARENT|uintptr(unix.SIGCHLD), rep)
+	r, errno := forkRaw(p.before, p.after, first, args, p.flags|share|unix.CLONE_PARENT|uintptr(unix.SIGCHLD), rep)
 	syscall.ForkLock.Unlock()
 	runtime.KeepAlive(p)
 	if errno != 0 {
@@ -159,18 +180,19 @@ func forkRaw(before, after []call, first, args, second uintptr, rep *report) (ui
 		a0   uintptr
 		r    uintptr
 		e    syscall.Errno
+		n    uintptr
 		list []call
 		base int
 	)
 	runtimeBeforeFork()
 	if args != 0 {
-		r, _, e = syscall.RawSyscall6(unix.SYS_CLONE3, args, unsafe.Sizeof(cloneArgs{}), 0, 0, 0, 0)
+		r, n = vforkCall(unix.SYS_CLONE3, args, unsafe.Sizeof(cloneArgs{}))
 	} else {
-		r, _, e = syscall.RawSyscall6(unix.SYS_CLONE, first, 0, 0, 0, 0, 0)
+		r, n = vforkCall(unix.SYS_CLONE, first, 0)
 	}
-	if e != 0 || r != 0 {
+	if n != 0 || r != 0 {
 		runtimeAfterFork()
-		return r, e
+		return r, syscall.Errno(n)
 	}
 	runtimeAfterForkInChild()
 
@@ -203,10 +225,10 @@ run:
 		got[base+i], ok[base+i] = r, true
 	}
 	if base == 0 {
-		r, _, e = syscall.RawSyscall6(unix.SYS_CLONE, second, 0, 0, 0, 0, 0)
-		if e != 0 {
+		r, n = vforkCall(unix.SYS_CLONE, second, 0)
+		if n != 0 {
 			rep.at = uintptr(len(before) + 1)
-			rep.errno = uintptr(e)
+			rep.errno = n
 			goto dead
 		}
 		if r != 0 {
@@ -220,6 +242,17 @@ dead:
 	for {
 		_, _, _ = syscall.RawSyscall(unix.SYS_EXIT_GROUP, 1, 0, 0)
 	}
+}
+
+// parkRaw clones a child that waits, all signals blocked, in our memory.
+//
+//go:noinline
+//go:norace
+func parkRaw(flags uintptr) (uintptr, syscall.Errno) {
+	runtimeBeforeFork()
+	pid, e := parkCall(flags)
+	runtimeAfterFork()
+	return pid, syscall.Errno(e)
 }
 
 // ptr turns a string into a pointer for a call and keeps it alive.

@@ -65,10 +65,9 @@ func forward(signals <-chan os.Signal, pid int) {
 }
 
 // startChild forks the image's program, in a process group of its own, which
-// gets the terminal. CLONE_VFORK: when it returns, execve has happened or
-// failed.
+// gets the terminal. When it returns, execve has happened or failed.
 func startChild(path string, args []string) (int, error) {
-	p := program{flags: unix.CLONE_VFORK}
+	p := program{}
 	none := new(sigset)
 	group := new(uint64)
 	p.keep = append(p.keep, none, group)

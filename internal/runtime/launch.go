@@ -97,6 +97,11 @@ func (l *launch) start() (*Process, error) {
 		return nil, err
 	}
 	p := &l.program
+	if !p.copied {
+		// The child shares our memory for a moment in which processes of the
+		// container may already see it: none of them may trace it.
+		_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+	}
 	// What the caller itself inherited must not go on to the stage.
 	p.after = append([]call{{nr: unix.SYS_CLOSE_RANGE, a: [6]uintptr{3, 1<<32 - 1, unix.CLOSE_RANGE_CLOEXEC}, name: "close_range", keep: true}}, p.after...)
 	l.inherit(l.theirs)

@@ -5,6 +5,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -75,10 +76,19 @@ func NewNetworkIn(user *os.File) (*os.File, error) {
 }
 
 // fork clones a child with new namespaces that does nothing but live until
-// done is called.
+// done is called. It shares our memory, so that none has to be copied.
 func fork(flags uintptr) (pid int, done func(), err error) {
-	p := program{flags: flags}
-	return p.park()
+	syscall.ForkLock.Lock()
+	r, errno := parkRaw(flags | unix.CLONE_VM | uintptr(unix.SIGCHLD))
+	syscall.ForkLock.Unlock()
+	if errno != 0 {
+		return 0, nil, fmt.Errorf("clone: %w", errno)
+	}
+	pid = int(r)
+	return pid, func() {
+		_ = unix.Kill(pid, unix.SIGKILL)
+		reap(pid)
+	}, nil
 }
 
 // park runs the program and leaves its last process waiting until done.
@@ -87,6 +97,7 @@ func (p *program) park() (pid int, done func(), err error) {
 		{nr: unix.SYS_PRCTL, a: [6]uintptr{unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL)}, name: "prctl"},
 		{nr: unix.SYS_PPOLL, name: "ppoll"}, // no descriptors, no time limit: for ever
 	}
+	p.copied = true // we go on while it waits
 	pid, failed, err := p.fork()
 	if err != nil {
 		return 0, nil, err

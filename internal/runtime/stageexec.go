@@ -15,15 +15,8 @@ import (
 // raw system calls of this thread, because limits on processes may keep the
 // Go runtime from starting another one.
 func (s *stage) execute() error {
-	if len(s.StartHooks) > 0 {
-		for i := range s.StartHooks {
-			if s.StartHooks[i].Env == nil { // as runc has it: the process's own
-				s.StartHooks[i].Env = s.Env
-			}
-		}
-		if err := runHooks("startContainer", s.StartHooks, *s.HookState); err != nil {
-			return err
-		}
+	if err := s.startHooks(); err != nil {
+		return err
 	}
 	if err := s.labels(); err != nil {
 		return err
@@ -74,6 +67,20 @@ func (s *stage) execute() error {
 		}
 	}
 	return s.execve(exe)
+}
+
+// startHooks runs the startContainer hooks inside the container, with the
+// program's own environment where they name none, as runc has it.
+func (s *stage) startHooks() error {
+	if len(s.StartHooks) == 0 {
+		return nil
+	}
+	for i := range s.StartHooks {
+		if s.StartHooks[i].Env == nil {
+			s.StartHooks[i].Env = s.Env
+		}
+	}
+	return runHooks("startContainer", s.StartHooks, *s.HookState)
 }
 
 // streams makes a session and puts the terminal in place.

@@ -1,1 +1,0 @@
-// Empty: lets fork.go declare functions without a body (linkname).
