@@ -193,6 +193,9 @@ func (m *monitor) hold(control *os.File) int {
 	m.main.run()
 	protect()
 	go m.accept()
+	if m.start.Waiting > 0 {
+		go m.giveUp(control)
+	}
 	m.busy.Add(1)
 	go func() { // the daemon's held wait
 		defer m.busy.Done()
@@ -220,6 +223,13 @@ func (m *monitor) hold(control *os.File) int {
 	m.main.close(e)
 	m.busy.Wait()
 	return 0
+}
+
+// giveUp stops waiting for announced clients when the daemon is gone, through
+// which they would have come: the next one would have to wait for them, too.
+func (m *monitor) giveUp(control *os.File) {
+	_, _ = control.Read(make([]byte, 1)) // nothing is sent after the orders
+	m.main.release()
 }
 
 // protect keeps the kernel from choosing the monitor when memory is short: the

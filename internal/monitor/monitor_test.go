@@ -381,3 +381,15 @@ func TestFailedLog(t *testing.T) {
 		t.Fatalf("error %v", err)
 	}
 }
+
+// Clients that were announced cannot come any more when the daemon is gone:
+// the end is recorded at once.
+func TestDaemonGoneBeforeItsClients(t *testing.T) {
+	r := boot(t, "echo hi", func(st *monitorapi.Start) { st.Waiting = 1 })
+	_ = r.ctlFile.Close()
+	select {
+	case <-r.ended:
+	case <-time.After(waitingTime / 2):
+		t.Fatal("the monitor waits for clients that cannot come")
+	}
+}
