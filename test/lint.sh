@@ -58,6 +58,7 @@ cat >"$exclude" <<'LIST'
 golang.org/x/sys/unix.Close
 (wharf/internal/model.Stream).Close
 (wharf/internal/driver.Sandbox).Close
+(*wharf/internal/driver/native.sandbox).Close
 (*github.com/klauspost/compress/gzip.Reader).Close
 (*compress/gzip.Reader).Close
 (*net/http.Response.Body).Close

@@ -29,11 +29,11 @@ type decompressed struct {
 	close func()
 }
 
-func (d *decompressed) Close() error {
+// Close has no error to give: all of it was read, or the reader has its error.
+func (d *decompressed) Close() {
 	if d.close != nil {
 		d.close()
 	}
-	return nil
 }
 
 // decompress looks at the first bytes of r.

@@ -35,10 +35,9 @@ type loader struct {
 	ctx context.Context
 	u   *unpacker
 
-	blobs  map[string]ocispec.Descriptor // by name in the archive
-	links  map[string]string             // symbolic links of old archives
-	docs   map[string][]byte             // manifest.json, index.json, oci-layout, repositories
-	loaded int
+	blobs map[string]ocispec.Descriptor // by name in the archive
+	links map[string]string             // symbolic links of old archives
+	docs  map[string][]byte             // manifest.json, index.json, oci-layout, repositories
 }
 
 // Load implements dockerapi.Images. Each byte of the archive is read once:

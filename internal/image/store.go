@@ -255,9 +255,9 @@ func (s *Store) sweep(ctx context.Context) error {
 	return nil
 }
 
-// ContentStore, Snapshotter, LeaseManager, ImageStore and Database are for
-// the build room, which keeps its cache in the same store. Callers put
-// Namespace into the context.
+// What follows is for the build room, which keeps its cache in the same
+// store. Callers put Namespace into the context.
+
 func (s *Store) ContentStore() content.Store        { return s.cs }
 func (s *Store) Snapshotter() snapshots.Snapshotter { return s.snaps }
 func (s *Store) SnapshotterName() string            { return snapshotter }
