@@ -76,6 +76,7 @@ func (x *exits) end(ctx context.Context, e *entry, inst driver.Instance, exit mo
 	x.slog.DebugContext(ctx, "ended", "id", e.id, "code", exit.Code, "release", time.Since(began))
 	switch {
 	case again:
+		e.waiters.exited(result(e.record())) // each end is one, as with Docker
 		x.schedule(e, e.delay(lasted))
 	case remove:
 		e.waiters.exited(result(e.record()))

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"wharf/internal/model"
+	"wharf/internal/plan"
 )
 
 // index finds containers by id, name and id prefix. Names are held from the
@@ -75,7 +76,29 @@ func (x *index) find(ref string) (*entry, error) {
 			return e, nil
 		}
 	}
+	if e := x.linked(ref); e != nil {
+		return e, nil
+	}
 	return x.prefix(ref)
+}
+
+// linked finds what "container/alias" means: the container that a link of
+// another leads to. The caller holds mu.
+func (x *index) linked(ref string) *entry {
+	parent, alias, ok := strings.Cut(strings.TrimPrefix(ref, "/"), "/")
+	e := x.byID[x.names[parent]]
+	if !ok || e == nil {
+		return nil
+	}
+	for _, l := range e.record().HostConfig.Links {
+		if other, a, err := plan.ParseLink(l); err == nil && a == alias {
+			if o := x.byID[model.ID(other)]; o != nil {
+				return o
+			}
+			return x.byID[x.names[other]]
+		}
+	}
+	return nil
 }
 
 // prefix finds the one container whose id starts with ref. The caller holds mu.

@@ -31,6 +31,7 @@ func (s inspector) Inspect(ctx context.Context, ref string, size bool) (*contain
 	c := e.record()
 	path, args := command(c.Config)
 	cfg, host := *c.Config, *c.HostConfig // the door fits them to the API's version
+	host.Links = s.shownLinks(c)
 	net := s.etc(c)
 	out := &container.InspectResponse{
 		ID: string(c.ID), Created: c.Created.Format(time.RFC3339Nano), Path: path, Args: args,

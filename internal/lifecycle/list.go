@@ -22,7 +22,9 @@ func (s lists) List(ctx context.Context, r model.ListRequest) ([]container.Summa
 	}
 	out := []container.Summary{}
 	names := imageNames{core: s.core, seen: map[string]string{}}
-	for _, e := range s.index.all() {
+	all := s.index.all()
+	links := s.linkNames(all)
+	for _, e := range all {
 		c := e.record()
 		switch f.judge(c) {
 		case skip:
@@ -30,7 +32,9 @@ func (s lists) List(ctx context.Context, r model.ListRequest) ([]container.Summa
 		case stop:
 			return s.sized(ctx, r, out)
 		}
-		out = append(out, s.summary(c, names.of(ctx, c)))
+		sum := s.summary(c, names.of(ctx, c))
+		sum.Names = append(sum.Names, links[c.ID]...)
+		out = append(out, sum)
 		if f.limit > 0 && len(out) == f.limit {
 			break
 		}

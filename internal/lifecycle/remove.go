@@ -19,12 +19,12 @@ type remover struct {
 // Remove removes a container. Running ones only with Force. Volumes removes
 // its anonymous volumes too.
 func (s *remover) Remove(ctx context.Context, ref string, r model.RemoveRequest) error {
+	if r.Link {
+		return s.unlink(ctx, ref)
+	}
 	e, err := s.index.find(ref)
 	if err != nil {
 		return err
-	}
-	if r.Link {
-		return invalid("links are part of the container's configuration and cannot be removed; remove container %s and create it without --link", ref)
 	}
 	if e.record().State.Phase == container.StateRemoving {
 		return conflict("removal of container %s is already in progress", ref)

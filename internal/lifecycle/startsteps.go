@@ -52,7 +52,11 @@ func (s *starter) describe(_ context.Context, r *run) error {
 		Rootfs: r.rootfs, Mounts: r.mounts, Lookup: s.lookup(),
 		Hosts: filepath.Join(dir, "hosts"), Hostname: filepath.Join(dir, "hostname"), Resolv: filepath.Join(dir, "resolv.conf"),
 	}
-	if err := s.join(r.c, &in); err != nil {
+	err := s.join(r.c, &in)
+	if err == nil {
+		in.LinkEnv, err = s.linkEnv(r.c)
+	}
+	if err != nil {
 		return err
 	}
 	b, warnings, err := s.plan.Start(*r.c, in)
@@ -225,34 +229,6 @@ func hostResolv() []byte {
 		}
 	}
 	return text
-}
-
-// links are the running containers that --link names, with their addresses on
-// the default bridge.
-func (c *core) links(ctr *model.Container) []plan.Link {
-	var out []plan.Link
-	for _, l := range ctr.HostConfig.Links {
-		ref, alias, err := plan.ParseLink(l)
-		if err != nil {
-			continue // refused at create
-		}
-		e, err := c.index.find(ref)
-		if err != nil {
-			continue // removed since, as with Docker
-		}
-		other := e.record()
-		for _, ep := range other.Attached {
-			if ep.Settings == nil || !ep.Settings.IPAddress.IsValid() || ep.Network != network.NetworkBridge {
-				continue
-			}
-			names := []string{alias, other.ID.Short()}
-			if other.Name != names[0] {
-				names = append(names, other.Name)
-			}
-			out = append(out, plan.Link{IP: addr(ep.Settings.IPAddress), Names: names})
-		}
-	}
-	return out
 }
 
 func addr(a netip.Addr) netip.Addr { return a.Unmap() }

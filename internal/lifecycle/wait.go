@@ -57,8 +57,9 @@ func (w *waiters) tell(r model.WaitResult, removal bool) {
 type waits struct{ *core }
 
 // Wait yields the exit code when cond is met: "not-running" (at once when the
-// container is not running), "next-exit", "removed". A restart by policy is
-// no end. When ctx ends first, nothing is yielded.
+// container is not running), "next-exit", "removed". An end after which
+// a restart policy starts the container again counts. When ctx ends first,
+// nothing is yielded.
 func (s waits) Wait(ctx context.Context, ref string, cond container.WaitCondition) (<-chan model.WaitResult, error) {
 	e, err := s.index.find(ref)
 	if err != nil {

@@ -106,7 +106,7 @@ func TestRefused(t *testing.T) {
 		{res(container.Resources{DeviceCgroupRules: []string{"x"}}), "invalid", "invalid device cgroup rule format: 'x'"},
 		{res(container.Resources{Devices: []container.DeviceMapping{{PathOnHost: "/dev/x", CgroupPermissions: "z"}}}), "invalid", "bad mode specified: z"},
 		{res(container.Resources{DeviceRequests: []container.DeviceRequest{{Capabilities: [][]string{{"gpu"}}}}}), "notimplemented", `could not select device driver "" with capabilities: [[gpu]]`},
-		{container.HostConfig{Links: []string{"nobody:x"}}, "notfound", "No such container: nobody"},
+		{container.HostConfig{Links: []string{"nobody:x"}}, "invalid", "could not get container for nobody: No such container: nobody"},
 		{container.HostConfig{Links: []string{":"}}, "invalid", "bad format for links"},
 		{container.HostConfig{Init: &yes, Umask: func() *uint32 { v := uint32(0o1000); return &v }()}, "invalid", "umask"},
 	} {

@@ -148,12 +148,13 @@ func (cr *creation) links() error {
 		return nil
 	}
 	cr.warnf("Links on the default bridge network are deprecated and will be removed in a future release. Use a custom network instead.")
-	for _, l := range cr.hc.Links {
-		ref, _, _ := ParseLink(l)
+	for i, l := range cr.hc.Links {
+		ref, alias, _ := ParseLink(l)
 		o, err := cr.lookup(ref)
 		if err != nil {
-			return err
+			return invalid("could not get container for %s: %v", ref, err)
 		}
+		cr.hc.Links[i] = string(o.ID) + ":" + alias // whatever it will be called
 		if o.HostConfig != nil && o.HostConfig.NetworkMode.IsHost() {
 			return conflict("conflicting options: host type networking can't be used with links. This would result in undefined behavior")
 		}

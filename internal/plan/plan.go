@@ -119,6 +119,10 @@ type StartInput struct {
 	// ("/proc/PID/root/dev/shm").
 	JoinNet, JoinIPC, JoinPid, JoinUser, JoinShm string
 
+	// LinkEnv are variables that links add, after PATH and before the
+	// container's own; see the function LinkEnv.
+	LinkEnv []string
+
 	Lookup Lookup // Devices is used
 }
 

@@ -260,7 +260,7 @@ func kind(err error) string {
 func TestEnvironment(t *testing.T) {
 	c := model.Container{Config: &container.Config{Hostname: "h", Env: []string{"A=1", "PATH=/x", "A=2", "TERM", "B="}}}
 	want := []string{"PATH=/x", "HOSTNAME=h", "A=2", "B="}
-	if d := cmp.Diff(want, environment(c, true)); d != "" {
+	if d := cmp.Diff(want, environment(c, true, nil)); d != "" {
 		t.Error(d)
 	}
 }

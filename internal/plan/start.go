@@ -94,7 +94,7 @@ func (s *starting) process() error {
 	p := &specs.Process{
 		Terminal:        s.cfg.Tty,
 		Args:            slices.Concat(s.cfg.Entrypoint, s.cfg.Cmd),
-		Env:             environment(s.c, s.cfg.Tty),
+		Env:             environment(s.c, s.cfg.Tty, s.in.LinkEnv),
 		Cwd:             s.cfg.WorkingDir,
 		Capabilities:    &specs.LinuxCapabilities{Bounding: caps, Permitted: caps, Effective: caps},
 		NoNewPrivileges: s.sec.noNewPrivs,
@@ -128,11 +128,12 @@ func (s *starting) apparmor() string {
 
 // environment is the container's: a PATH, its host name and TERM first, then
 // its own variables, which replace those. A variable without "=" removes.
-func environment(c model.Container, tty bool) []string {
+func environment(c model.Container, tty bool, links []string) []string {
 	env := []string{defaultPath, "HOSTNAME=" + c.Config.Hostname}
 	if tty {
 		env = append(env, "TERM=xterm")
 	}
+	env = append(env, links...)
 	return overrideEnv(env, c.Config.Env)
 }
 
