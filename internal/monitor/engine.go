@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 
+	"wharf/api/monitorapi"
 	"wharf/internal/runtime"
 )
 
@@ -45,4 +46,11 @@ func (n nativeProcess) pid() int           { return n.p.Pid }
 func (n nativeProcess) start() error       { return n.p.Start() }
 func (n nativeProcess) console() *os.File  { return n.p.Console }
 func (n nativeProcess) warnings() []string { return n.p.Warnings }
-func (n nativeProcess) close()             { _ = n.p.Close() }
+
+func (n nativeProcess) trace() (t trace) {
+	for _, s := range n.p.Trace {
+		t = append(t, monitorapi.Step{Name: s.Name, At: s.At})
+	}
+	return t
+}
+func (n nativeProcess) close() { _ = n.p.Close() }

@@ -143,6 +143,7 @@ func begin(st monitorapi.Start, f files, e engine, tr trace) (m *monitor, err er
 	if err != nil {
 		return nil, err
 	}
+	m.trace = append(m.trace, m.proc.trace()...)
 	m.trace.add("container is made")
 	made := m.proc // m is nil when an error is returned
 	u.Push(func() error { made.close(); return nil })

@@ -56,6 +56,7 @@ func (e fakeEngine) exec(_ int, prepared json.RawMessage, f files) (process, err
 
 func (f *fakeProcess) pid() int           { return f.p }
 func (f *fakeProcess) console() *os.File  { return nil }
+func (f *fakeProcess) trace() trace       { return nil }
 func (f *fakeProcess) warnings() []string { return []string{"just a fake"} }
 func (f *fakeProcess) close()             { _ = f.gate.Close() }
 func (f *fakeProcess) start() error {

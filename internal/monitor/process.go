@@ -36,6 +36,7 @@ type process interface {
 	// caller's to close.
 	console() *os.File
 	warnings() []string
+	trace() trace // steps of create
 	// close frees what the runtime still holds for the process. One that was
 	// not started is ended.
 	close()

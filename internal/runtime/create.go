@@ -19,6 +19,7 @@ type creation struct {
 	cleanup  undo.Stack // on error only
 	closing  undo.Stack // always
 	warnings []string
+	trace    Trace
 
 	user   int // user namespace, -1 the host's
 	root   int
@@ -51,11 +52,14 @@ func Create(p *Prepared, io Files) (_ *Process, err error) {
 	if err := c.makeMounts(group); err != nil {
 		return nil, err
 	}
+	c.trace.add("detached mounts are made")
 	proc, err := c.clone(group)
 	if err != nil {
 		return nil, err
 	}
 	c.cleanup.Push(proc.Close)
+	c.trace.add("stage is executed")
+	proc.Trace = c.trace
 	if err := c.feed(proc); err != nil {
 		return nil, err
 	}

@@ -22,6 +22,8 @@ type Process struct {
 	Console *os.File
 	// Warnings tell what could not be had and was left out.
 	Warnings []string
+	// Trace is the steps of Create, in order.
+	Trace Trace
 
 	pidfd  int
 	sock   int // -1 after Start
@@ -185,6 +187,7 @@ func (p *Process) ready(payload []byte, fds []int) error {
 		return fmt.Errorf("stage reply: %w", err)
 	}
 	p.Warnings = append(p.Warnings, r.Warnings...)
+	p.Trace = append(p.Trace, r.Trace...)
 	if len(fds) > 0 {
 		p.Console = os.NewFile(uintptr(fds[0]), "console")
 		closeAll(fds[1:])

@@ -44,6 +44,7 @@ func Main() {
 	}
 	unix.CloseOnExec(sock)
 	s := &stage{sock: sock, root: -1, proc: -1, fifo: -1}
+	s.trace.add("stage runs")
 	err = s.run()
 	if sendFrame(s.sock, frameError, encodeError(err)) != nil {
 		// Nobody listens any more (a detached container): say it on stderr.
@@ -67,6 +68,7 @@ type stage struct {
 	mounts   []int
 	proc     int // a procfs of our own, attached nowhere; nothing can be hidden in it
 	warnings []string
+	trace    Trace
 	user     identity
 	program  string
 	console  int // slave, when Terminal
@@ -81,6 +83,7 @@ func (s *stage) run() error {
 	if err := s.receive(); err != nil {
 		return err
 	}
+	s.trace.add("stage knows its task")
 	if s.Exec {
 		if err := s.openProc(); err != nil {
 			return err
@@ -88,6 +91,7 @@ func (s *stage) run() error {
 	} else if err := s.setup(); err != nil {
 		return err
 	}
+	s.trace.add("root is made")
 	if err := s.process(); err != nil {
 		return err
 	}
@@ -156,12 +160,14 @@ func (s *stage) setup() error {
 	if err := s.devices(); err != nil {
 		return err
 	}
+	s.trace.add("mounts are made")
 	if err := s.createHooks(); err != nil {
 		return err
 	}
 	if err := s.pivot(); err != nil {
 		return err
 	}
+	s.trace.add("root is entered")
 	if s.Terminal {
 		if err := s.openConsole(); err != nil {
 			return err
@@ -220,7 +226,8 @@ func (s *stage) names() error {
 
 // ready reports and waits for the word to go.
 func (s *stage) ready() error {
-	reply, err := json.Marshal(readyReply{UID: s.user.uid, Warnings: s.warnings})
+	s.trace.add("process is set up")
+	reply, err := json.Marshal(readyReply{UID: s.user.uid, Warnings: s.warnings, Trace: s.trace})
 	if err != nil {
 		return err
 	}

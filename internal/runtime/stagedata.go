@@ -123,4 +123,5 @@ type Sched struct {
 type readyReply struct {
 	UID      uint32   `json:"uid"` // inside
 	Warnings []string `json:"warnings,omitempty"`
+	Trace    Trace    `json:"trace,omitempty"`
 }

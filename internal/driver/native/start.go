@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -77,6 +79,7 @@ func (d *Driver) Start(ctx context.Context, b *model.Bundle, sb driver.Sandbox) 
 	tr = append(tr, st.Trace...)
 	tr.add("known to the driver")
 	i.bundle, i.warnings, i.trace = b, st.Warnings, tr
+	slog.DebugContext(ctx, "monitor has started", "room", "native", "id", b.ID, "steps", tr)
 	d.put(i)
 	d.refill()
 	go func() {
@@ -100,6 +103,17 @@ func (d *Driver) makeDir(id model.ID) error {
 
 // trace says where the time of a start went.
 type trace []monitorapi.Step
+
+// String is each step with the time since the one before it.
+func (t trace) String() string {
+	var b strings.Builder
+	for i, s := range t {
+		if i > 0 {
+			fmt.Fprintf(&b, "%s %v, ", s.Name, time.Duration(s.At-t[i-1].At).Round(10*time.Microsecond))
+		}
+	}
+	return strings.TrimSuffix(b.String(), ", ")
+}
 
 func (t *trace) add(name string) {
 	*t = append(*t, monitorapi.Step{Name: name, At: time.Now().UnixNano()})
