@@ -303,6 +303,11 @@ func mountID(path string) (uint64, bool) {
 	return st.Mnt_id, err == nil && st.Mask&unix.STATX_MNT_ID != 0
 }
 
+// overlayOptions keep the upper layer what diff and commit can read by
+// themselves: whole files and directories at their own names, whatever the
+// kernel's defaults are; and layers shared by containers without an index.
+var overlayOptions = [][2]string{{"source", "overlay"}, {"redirect_dir", "nofollow"}, {"metacopy", "off"}, {"index", "off"}}
+
 // mountOverlay mounts an overlay, detached. upper is empty or the upper and
 // the work directory; setLower names the lower ones.
 func mountOverlay(setLower func(fs int, lower []string) error, lower, upper []string, label string) (int, error) {
@@ -311,8 +316,10 @@ func mountOverlay(setLower func(fs int, lower []string) error, lower, upper []st
 		return -1, fmt.Errorf("overlay file system (kernel module overlay missing?): %w", err)
 	}
 	defer unix.Close(fs)
-	if err := unix.FsconfigSetString(fs, "source", "overlay"); err != nil {
-		return -1, fsError(fs, err)
+	for _, o := range overlayOptions {
+		if err := unix.FsconfigSetString(fs, o[0], o[1]); err != nil {
+			return -1, fmt.Errorf("overlay option %s=%s: %w", o[0], o[1], fsError(fs, err))
+		}
 	}
 	if label != "" {
 		if err := unix.FsconfigSetString(fs, "context", label); err != nil {

@@ -63,8 +63,7 @@ func (d *Driver) Start(ctx context.Context, b *model.Bundle, sb driver.Sandbox) 
 	if err := d.order(b.ID, m, msg, s); err != nil {
 		return nil, fmt.Errorf("start wharf-monitor: %w", err)
 	}
-	// Time for what exec needs after a restart of the daemon.
-	if err := d.keepBundle(b); err != nil {
+	if err := d.keepBundle(b); err != nil { // what exec needs after a restart of the daemon
 		return nil, err
 	}
 	var st monitorapi.Started
