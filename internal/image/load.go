@@ -12,7 +12,6 @@ import (
 	"path"
 	"strings"
 
-	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
@@ -190,57 +189,6 @@ func (l *loader) blob(name string, size int64, r io.Reader) error {
 // errNotFresh: the store had the blob, and its layer most likely too; what was
 // streamed may not be the whole.
 var errNotFresh = errors.New("the blob was here before")
-
-// ingest writes a blob of known size and, unless "", known digest.
-func (s *Store) ingest(ctx context.Context, ref string, r io.Reader, size int64, want digest.Digest) (_ digest.Digest, fresh bool, err error) {
-	w, err := content.OpenWriter(ctx, s.cs, content.WithRef(ref), content.WithDescriptor(ocispec.Descriptor{Digest: want, Size: size}))
-	if errdefs.IsAlreadyExists(err) {
-		return want, false, nil
-	}
-	if err != nil {
-		return "", false, err
-	}
-	defer func() {
-		w.Close()
-		if err != nil {
-			_ = s.cs.Abort(context.WithoutCancel(ctx), ref)
-		}
-	}()
-	n, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, make([]byte, 128<<10))
-	if err != nil {
-		return "", false, err
-	}
-	if n != size {
-		return "", false, fmt.Errorf("%d of %d bytes: %w", n, size, io.ErrUnexpectedEOF)
-	}
-	got := w.Digest()
-	if want != "" && got != want {
-		return "", false, refuse(errdefs.ErrInvalidArgument, "its digest is %s, not %s", got, want)
-	}
-	err = w.Commit(ctx, size, want)
-	if errdefs.IsAlreadyExists(err) {
-		return got, false, nil
-	}
-	return got, true, err
-}
-
-// writeJSON stores a small document and refers it to its children.
-func (s *Store) writeJSON(ctx context.Context, v any, mediaType string) (ocispec.Descriptor, error) {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	return s.writeBytes(ctx, b, mediaType)
-}
-
-func (s *Store) writeBytes(ctx context.Context, b []byte, mediaType string) (ocispec.Descriptor, error) {
-	d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(b), Size: int64(len(b))}
-	_, fresh, err := s.ingest(ctx, "write-"+d.Digest.Encoded(), bytes.NewReader(b), d.Size, d.Digest)
-	if err == nil && !fresh {
-		err = s.hold(ctx, d.Digest)
-	}
-	return d, err
-}
 
 // looksLikeLayer peeks: a tar, or something compressed.
 func looksLikeLayer(br *bufio.Reader) bool {
