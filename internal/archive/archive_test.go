@@ -123,8 +123,13 @@ func TestStat(t *testing.T) {
 			t.Errorf("%q: %+v, %v; want %q %q", c.path, st, err, c.name, c.link)
 		}
 	}
-	for _, p := range []string{"/nope", "/etc/passwd/", "/nope/x", "/abs/"} {
+	for _, p := range []string{"/nope", "/etc/passwd/x", "/nope/x", "/dangling/"} {
 		if _, err := New().Stat(ctx, model.Root{Dir: dir}, p); !errdefs.IsNotFound(err) {
+			t.Errorf("%q: %v", p, err)
+		}
+	}
+	for _, p := range []string{"/etc/passwd/", "/etc/passwd/.", "/abs/"} {
+		if _, err := New().Stat(ctx, model.Root{Dir: dir}, p); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "not a directory") {
 			t.Errorf("%q: %v", p, err)
 		}
 	}

@@ -82,10 +82,23 @@ func (t *tree) find(p string) (place, error) {
 		dir, base = clean, "."
 	}
 	fd, err := t.at(dir, unix.O_PATH|unix.O_DIRECTORY)
+	if errors.Is(err, unix.ENOTDIR) && follow && t.isThere(clean) {
+		return place{}, refuse(errdefs.ErrInvalidArgument, "%s: not a directory", p)
+	}
 	if err != nil {
 		return place{}, notThere(p, err)
 	}
 	return place{parent: fd, base: base, name: name}, nil
+}
+
+// isThere reports whether anything at all has this clean path.
+func (t *tree) isThere(clean string) bool {
+	fd, err := t.at(clean, unix.O_PATH)
+	if err != nil {
+		return false
+	}
+	_ = unix.Close(fd)
+	return true
 }
 
 // open opens the place itself, not following a symlink. The descriptor is for

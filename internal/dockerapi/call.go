@@ -81,6 +81,9 @@ func (c *call) size() (height, width uint, err error) {
 			if errors.As(err, &e) {
 				err = e.Err
 			}
+			if _, neg := strconv.ParseInt(c.q.Get(f.key), 10, 32); neg == nil { // a number, so a negative one
+				err = strconv.ErrRange
+			}
 			return 0, 0, invalid("invalid resize %s %q: %v", f.name, c.q.Get(f.key), err)
 		}
 		*f.to = uint(n)
@@ -199,12 +202,12 @@ func (c *call) rawBody() ([]byte, error) {
 // decodeJSON decodes exactly one JSON value.
 func decodeJSON(raw []byte, out any) error {
 	if len(strings.TrimSpace(string(raw))) == 0 {
-		return invalid("invalid JSON: got EOF while reading request body")
+		return invalid("invalid JSON: EOF")
 	}
 	dec := json.NewDecoder(strings.NewReader(string(raw)))
 	if err := dec.Decode(out); err != nil {
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return invalid("invalid JSON: got EOF while reading request body")
+			return invalid("invalid JSON: EOF")
 		}
 		return invalid("invalid JSON: %v", err)
 	}

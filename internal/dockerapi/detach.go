@@ -28,7 +28,7 @@ func parseDetach(text string) ([]byte, error) {
 		case isCtrl && len(ctrl) == 1 && strings.ContainsAny(ctrl, `@[\]^_`):
 			keys = append(keys, ctrl[0]-'@')
 		default:
-			return nil, invalid("invalid detach keys %q: %q is neither one character nor ctrl- and one of a-z @ [ \\ ] ^ _", text, word)
+			return nil, invalid("Invalid detach keys %q: %q is neither one character nor ctrl- and one of a-z @ [ \\ ] ^ _", text, word)
 		}
 	}
 	return keys, nil

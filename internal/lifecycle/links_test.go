@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -59,6 +60,21 @@ func TestLinkNeedsARunningContainer(t *testing.T) {
 	web := create(t, e, "web", &container.HostConfig{Links: []string{db + ":sql"}})
 	if err := e.Start(bg, web); !errdefs.IsConflict(err) {
 		t.Errorf("start: %v", err)
+	}
+}
+
+// What a container lends to others is asked when the other one starts.
+func TestJoinAtStart(t *testing.T) {
+	w := newWorld(t)
+	e := w.engine()
+	private := started(t, e, "private", &container.HostConfig{IpcMode: container.IPCModePrivate})
+	stopped := create(t, e, "stopped", nil)
+	if _, err := e.starter.joined(model.ID(private), "IPC"); !errdefs.IsConflict(err) || !strings.Contains(err.Error(), "non-shareable IPC") {
+		t.Errorf("ipc: %v", err)
+	}
+	want := "failed to join PID namespace: container " + stopped + " is not running"
+	if _, err := e.starter.joined(model.ID(stopped), "PID"); err == nil || err.Error() != want {
+		t.Errorf("pid: %v", err)
 	}
 }
 

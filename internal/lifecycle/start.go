@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
@@ -161,7 +162,13 @@ func (s *starter) joined(id model.ID, what string) (*model.Container, error) {
 		return nil, isRestarting(id)
 	}
 	if !c.State.Running() || c.State.Pid == 0 {
+		if what == "PID" { // Docker's text and kind
+			return nil, fmt.Errorf("failed to join PID namespace: container %s is not running", id)
+		}
 		return nil, conflict("cannot join %s of a non running container: %s", what, id)
+	}
+	if m := c.HostConfig.IpcMode; what == "IPC" && !m.IsShareable() && !m.IsContainer() && !m.IsHost() {
+		return nil, conflict("can't join IPC of container %s: non-shareable IPC (hint: use IpcMode:shareable for the donor container)", id)
 	}
 	return c, nil
 }

@@ -49,7 +49,6 @@ func TestRefused(t *testing.T) {
 		{container.HostConfig{ShmSize: -1}, "invalid", "SHM size can not be less than 0"},
 		{container.HostConfig{OomScoreAdj: 1001}, "invalid", "range for oom score adj is [-1000, 1000]"},
 		{container.HostConfig{NetworkMode: "container:nobody"}, "notfound", "No such container: nobody"},
-		{container.HostConfig{IpcMode: "container:plain"}, "conflict", "non-shareable IPC"},
 		{container.HostConfig{NetworkMode: "container:plain", DNS: []netip.Addr{netip.MustParseAddr("1.1.1.1")}}, "invalid", "conflicting options: dns and the network mode"},
 		{container.HostConfig{NetworkMode: "container:plain", PublishAllPorts: true}, "invalid", "conflicting options: port publishing"},
 		{container.HostConfig{SecurityOpt: []string{"x"}}, "invalid", `invalid --security-opt 1: "x"`},

@@ -117,9 +117,6 @@ func (cr *creation) joins() error {
 		if err != nil {
 			return err
 		}
-		if o.HostConfig != nil && !o.HostConfig.IpcMode.IsShareable() && !o.HostConfig.IpcMode.IsContainer() && !o.HostConfig.IpcMode.IsHost() {
-			return conflict("can't join IPC of container %s: non-shareable IPC (hint: use IpcMode:shareable for the donor container)", o.ID)
-		}
 		hc.IpcMode = container.IpcMode("container:" + string(o.ID))
 	}
 	if hc.PidMode.IsContainer() {
