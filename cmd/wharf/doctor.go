@@ -39,7 +39,8 @@ func doctorCommand(dockerCLI command.Cli) *cobra.Command {
 
 The daemon is asked. When none answers, "wharfd doctor" examines this machine.
 The exit code is 1 when something is missing that containers need.`,
-		Args: cli.NoArgs,
+		Args:                  cli.NoArgs,
+		DisableFlagsInUseLine: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if format != "table" && format != "json" {
 				return fmt.Errorf("--format %q: want table or json", format)

@@ -20,6 +20,8 @@ var phrases = strings.NewReplacer(
 	"the Docker version information", "version information",
 	"Set the default docker context", "Set the default context",
 	"Docker root directory", "data root",
+	"the Docker host's", "the host's",
+	"Docker API socket", "the engine's API socket",
 )
 
 // rename puts our name into the texts of a command and its children. Only
