@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -173,6 +174,19 @@ func isZombie(pid int) bool {
 // the usual dispositions.
 func TestMonitorSignals(t *testing.T) {
 	g, m := target(t)
+	// As under a shell or service that ignores signals. The first is one that
+	// os/signal, like libc, does not reach.
+	for _, sig := range []uintptr{32, 40, 64} {
+		ignore := [4]uint64{1} // the kernel's struct sigaction: SIG_IGN
+		var old [4]uint64
+		action := func(set, get *[4]uint64) {
+			if _, _, e := unix.RawSyscall6(unix.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(set)), uintptr(unsafe.Pointer(get)), 8, 0, 0); e != 0 {
+				t.Fatal(e)
+			}
+		}
+		action(&ignore, &old)
+		defer action(&old, nil)
+	}
 	d := g.Driver.(*Driver)
 	b := m.New(t, "/bin/cat", "/proc/self/status")
 	b2 := m.New(t, "/bin/sleep", "100")
