@@ -2,7 +2,6 @@ package lifecycle
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -46,12 +45,14 @@ func (s connector) Connect(ctx context.Context, name, ref string, want *network.
 	maps.Copy(all, one)
 	attached := c.Attached
 	if c.State.Running() {
-		r := s.attachment(c, fmt.Sprintf("/proc/%d/ns/net", c.State.Pid), c.State.Pid, one)
-		ep, err := s.networks.Connect(ctx, r, name)
+		ep, err := s.networks.Connect(ctx, s.running(c, one), name)
 		if err != nil {
 			return err
 		}
 		attached = append(slices.Clone(attached), ep)
+		if err := s.etcAgain(c, c.Attached, attached); err != nil {
+			s.slog.WarnContext(ctx, "files of /etc not brought up to date", "id", e.id, "err", err)
+		}
 	}
 	err = s.save(ctx, e, true, func(c *model.Container) { c.Endpoints, c.Attached = all, attached })
 	if err != nil && c.State.Running() {
@@ -119,6 +120,11 @@ func (s connector) Disconnect(ctx context.Context, name, ref string, force bool)
 	all := maps.Clone(c.Endpoints)
 	delete(all, key)
 	left := slices.DeleteFunc(slices.Clone(c.Attached), func(ep model.Endpoint) bool { return ep.Network == key })
+	if c.State.Running() {
+		if left, err = s.rewired(ctx, c, left); err != nil {
+			s.slog.WarnContext(ctx, "networks not brought up to date after a disconnect", "id", e.id, "err", err)
+		}
+	}
 	return s.save(ctx, e, true, func(c *model.Container) { c.Endpoints, c.Attached = all, left })
 }
 

@@ -94,7 +94,9 @@ func (s creator) decide(ctx context.Context, in plan.CreateInput) (model.Contain
 	if c.IDs != ids {
 		s.ids.hold(in.ID, c.IDs) // none, or another container's
 	}
-	c.Endpoints, err = s.checked(ctx, c.HostConfig.NetworkMode, c.Endpoints)
+	if c.Endpoints, err = s.checked(ctx, c.HostConfig.NetworkMode, c.Endpoints); err == nil {
+		err = s.networks.CheckLimits(c.Config.Labels, c.HostConfig.NetworkMode, mayChangeNetwork(&c))
+	}
 	return c, warnings, mistaken(err)
 }
 
@@ -170,7 +172,7 @@ func (s creator) use(ctx context.Context, m *making) error {
 		whole.Subpath = "" // it need not exist before the start
 		dir, err := s.volumes.Use(ctx, m.c.ID, whole)
 		if err != nil {
-			return err
+			return mistaken(err)
 		}
 		mounts[i].Source = dir
 		copies = copies || copied(v)

@@ -250,6 +250,16 @@ func (f fakeNetworks) Disconnect(context.Context, model.ID, string, bool) error 
 	return f.w.step("disconnect")
 }
 
+func (f fakeNetworks) Refresh(_ context.Context, r AttachNetworks) ([]model.Endpoint, error) {
+	return nil, f.w.step("refresh")
+}
+func (f fakeNetworks) CheckLimits(labels map[string]string, _ container.NetworkMode, _ bool) error {
+	if labels["wharf.egress.deny"] == "nowhere" {
+		return invalid("label wharf.egress.deny: nowhere")
+	}
+	return nil
+}
+
 type fakeVolumes struct{ w *world }
 
 func (f fakeVolumes) Use(_ context.Context, id model.ID, m model.Mount) (string, error) {

@@ -66,6 +66,12 @@ type networks interface {
 	// Connect and Disconnect change a running container's endpoints.
 	Connect(ctx context.Context, r AttachNetworks, name string) (model.Endpoint, error)
 	Disconnect(ctx context.Context, id model.ID, name string, force bool) error
+	// Refresh brings a running container's namespace and its names to what it
+	// holds, after Disconnect and a rename. Doing it again changes nothing.
+	Refresh(ctx context.Context, r AttachNetworks) ([]model.Endpoint, error)
+	// CheckLimits refuses labels that limit a container's network and cannot
+	// be carried out.
+	CheckLimits(labels map[string]string, mode container.NetworkMode, netAdmin bool) error
 }
 
 // AttachNetworks is what the network room needs to attach a container.

@@ -39,6 +39,15 @@ func (s settings) Rename(ctx context.Context, ref, name string) error {
 		return err
 	}
 	s.index.release(old, e.id)
+	if c := e.record(); c.State.Running() && len(c.Attached) > 0 { // others find it by its new name at once
+		eps, err := s.rewired(ctx, c, c.Attached)
+		if err == nil {
+			err = s.save(ctx, e, false, func(c *model.Container) { c.Attached = eps })
+		}
+		if err != nil {
+			s.slog.WarnContext(ctx, "networks still know the old name", "id", e.id, "err", err)
+		}
+	}
 	s.event(e.record(), events.ActionRename, map[string]string{"oldName": "/" + old})
 	return nil
 }

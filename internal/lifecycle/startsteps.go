@@ -143,7 +143,13 @@ func (c *core) attachment(ctr *model.Container, netns string, pid int, want map[
 	return AttachNetworks{
 		ID: ctr.ID, Name: ctr.Name, Hostname: ctr.Config.Hostname, Netns: netns, Pid: pid,
 		Want: want, Ports: ports(ctr), Sysctls: ctr.HostConfig.Sysctls,
+		DNS: ctr.HostConfig.DNS, Labels: ctr.Config.Labels, NetAdmin: mayChangeNetwork(ctr),
 	}
+}
+
+// running is attachment for a container that runs.
+func (c *core) running(ctr *model.Container, want map[string]*network.EndpointSettings) AttachNetworks {
+	return c.attachment(ctr, fmt.Sprintf("/proc/%d/ns/net", ctr.State.Pid), ctr.State.Pid, want)
 }
 
 // ports are the published ports, with -P's for every exposed one.

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/moby/moby/api/types/container"
+
 	"wharf/internal/model"
 )
 
@@ -125,7 +127,7 @@ func resolvFile(in FilesInput, d Defaults) []byte {
 			r.servers = fallbackFor(in.Endpoints)
 		}
 	}
-	if hc.NetworkMode.IsUserDefined() {
+	if answersNames(in) {
 		r.servers = []string{embeddedDNS}
 		if !slices.ContainsFunc(r.options, func(o string) bool { return strings.HasPrefix(o, "ndots:") }) {
 			r.options = append(r.options, "ndots:0")
@@ -142,6 +144,17 @@ func resolvFile(in FilesInput, d Defaults) []byte {
 		fmt.Fprintf(&b, "options %s\n", strings.Join(r.options, " "))
 	}
 	return b.Bytes()
+}
+
+// answersNames reports whether a network of the container has a name server:
+// any but the default bridge, whichever it was created on.
+func answersNames(in FilesInput) bool {
+	if len(in.Endpoints) == 0 {
+		return in.Container.HostConfig.NetworkMode.IsUserDefined()
+	}
+	return slices.ContainsFunc(in.Endpoints, func(ep model.Endpoint) bool {
+		return ep.Interface != "" && container.NetworkMode(ep.Network).IsUserDefined()
+	})
 }
 
 // Upstreams returns the servers that a user-defined network's own DNS server
