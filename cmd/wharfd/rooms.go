@@ -107,6 +107,7 @@ func networkOptions(c *config.Config, records *record.Store) network.Options {
 	o := network.Options{
 		Dir: filepath.Join(c.DataRoot, "network"), Bridge: c.Bridge, BIP: c.BIP, FixedCIDR: c.FixedCIDR, Gateway: c.DefaultGateway,
 		MTU: c.MTU, NoICC: !c.ICC, NoMasquerade: !c.IPMasq, NoIPForward: !c.IPForward, HostBindingIP: c.IP,
+		FirewallMode: c.FirewallMode, NoRelay: !c.UserlandProxy,
 		DNS: c.DNS, ResolvConf: hostResolv(), Publish: records.Publish,
 	}
 	if c.Bridge == "none" {

@@ -70,7 +70,7 @@ func (s *sysinfo) Info(ctx context.Context) (*system.Info, error) {
 		ID: s.id, Name: f.Hostname, ServerVersion: release(), SystemTime: time.Now().Format(time.RFC3339Nano),
 		Driver: "overlayfs", DriverStatus: s.storage(), DockerRootDir: c.DataRoot,
 		Plugins: system.PluginsInfo{
-			Volume: []string{"local"}, Network: []string{"bridge", "host", "null"}, Log: slices.Clone(logopts.Drivers),
+			Volume: []string{"local"}, Network: []string{"bridge", "host", "ipvlan", "macvlan", "null"}, Log: slices.Clone(logopts.Drivers),
 		},
 		MemoryLimit: s.plan.Memory, SwapLimit: s.plan.Swap, CPUCfsPeriod: s.plan.CPUQuota, CPUCfsQuota: s.plan.CPUQuota,
 		CPUShares: s.plan.CPUShares, CPUSet: s.plan.Cpuset, PidsLimit: s.plan.Pids, OomKillDisable: s.plan.OomKillDisable,

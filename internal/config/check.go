@@ -152,6 +152,9 @@ func (c *Config) checkNetwork() error {
 	if err := oneOf("firewall-backend", c.FirewallBackend, "", "nftables"); err != nil {
 		return err
 	}
+	if err := oneOf("firewall-mode", c.FirewallMode, "", "host", "docker"); err != nil {
+		return err
+	}
 	if c.MTU != 0 && (c.MTU < 68 || c.MTU > 65535) {
 		return fmt.Errorf("invalid mtu %d: must be 68 to 65535", c.MTU)
 	}

@@ -55,6 +55,7 @@ type Config struct {
 	IPForward           bool         `json:"ip-forward" flag:"ip-forward" help:"turn on net.ipv4.ip_forward"`
 	IPTables            bool         `json:"iptables" flag:"iptables" help:"write firewall rules (nftables, in a table of our own)"`
 	FirewallBackend     string       `json:"firewall-backend" flag:"firewall-backend" help:"nftables is the only one"`
+	FirewallMode        string       `json:"firewall-mode" flag:"firewall-mode" help:"host: the host's own firewall decides about containers too; docker: they pass it"`
 
 	DNS            []netip.Addr `json:"dns" flag:"dns" help:"name servers of containers"`
 	DNSOpts        []string     `json:"dns-opts" flag:"dns-opt" help:"resolver options of containers"`
@@ -88,7 +89,7 @@ type Config struct {
 	StorageDriver   string          `json:"storage-driver" flag:"storage-driver,s" help:"overlay2 is the only one"`
 	ExecOpts        []string        `json:"exec-opts" flag:"exec-opt" help:"native.cgroupdriver=cgroupfs is the only one"`
 	Features        map[string]bool `json:"features" flag:"feature" help:"optional features"`
-	UserlandProxy   bool            `json:"userland-proxy" flag:"userland-proxy" help:"there is none; ports are reached without"`
+	UserlandProxy   bool            `json:"userland-proxy" flag:"userland-proxy" help:"relay in the daemon: the host's IPv6 addresses lead to containers that have IPv4 only"`
 	Experimental    bool            `json:"experimental" flag:"experimental" help:"no effect"`
 
 	// File is the configuration file, Validate asks only to check it.

@@ -23,7 +23,7 @@ var absent = map[string]string{
 	"containerd-plugins-namespace":     "wharf needs no containerd daemon; leave it out",
 	"cri-containerd":                   "wharf needs no containerd daemon; leave it out",
 	"init-path":                        "wharf brings its own init; leave it out",
-	"userland-proxy-path":              "there is no userland proxy; leave it out",
+	"userland-proxy-path":              "the relay is part of the daemon; leave it out",
 	"ipv6":                             "IPv6 on the default bridge is not there yet; make a network with --ipv6",
 	"fixed-cidr-v6":                    "IPv6 on the default bridge is not there yet; make a network with --ipv6",
 	"bip6":                             "IPv6 on the default bridge is not there yet; make a network with --ipv6",
