@@ -12,9 +12,9 @@ import (
 
 // initName is argv[0] of the container's init (--init): a process 1 that
 // forwards signals to the image's program and reaps orphans. It is a Go
-// program of three threads (GOMAXPROCS=1, no collector, no os/signal): it
-// counts in the container's limit of processes. The stage has blocked all
-// signals before execve, for all threads to come; they are taken one by one.
+// program (GOMAXPROCS=1, no collector) of four to seven threads, which count
+// in the container's limit of processes. docs/decisions/init.md says why it
+// waits for children and not for SIGCHLD.
 const initName = "wharf-init"
 
 // initEnv stands before the user's environment, in which the Go runtime looks
