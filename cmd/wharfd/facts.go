@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/moby/moby/api/types/container"
+	"golang.org/x/sys/unix"
 
 	"wharf/internal/config"
 	"wharf/internal/host"
@@ -48,6 +50,9 @@ func planFacts(h host.Facts, c *config.Config) plan.Facts {
 	if v2 {
 		f.CgroupVersion = 2
 	}
+	if !h.Capabilities.Has("CAP_SYS_RESOURCE") {
+		f.Inherited = inheritedLimits()
+	}
 	for cpu := range h.CPUs {
 		p := fmt.Sprintf("/sys/devices/system/cpu/cpu%d/thermal_throttle", cpu)
 		if _, err := os.Stat(p); err == nil {
@@ -55,6 +60,19 @@ func planFacts(h host.Facts, c *config.Config) plan.Facts {
 		}
 	}
 	return f
+}
+
+// inheritedLimits are this process's, which containers start with.
+func inheritedLimits() *plan.Inherited {
+	in := &plan.Inherited{Hard: make(map[int]uint64)}
+	in.OOMScoreAdj, _ = strconv.Atoi(readLine("/proc/self/oom_score_adj"))
+	for i := range unix.RLIMIT_RTTIME + 1 {
+		var l unix.Rlimit
+		if unix.Getrlimit(i, &l) == nil {
+			in.Hard[i] = l.Max
+		}
+	}
+	return in
 }
 
 func readLine(p string) string {

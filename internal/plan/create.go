@@ -61,6 +61,7 @@ func Create(in CreateInput, f Facts, d Defaults) (model.Container, []string, err
 		cr.checkConfig,
 		cr.resources,
 		cr.modes,
+		cr.inherited,
 		cr.ids,
 		cr.security,
 		cr.capabilities,

@@ -35,6 +35,8 @@ type Facts struct {
 	// container cannot get more. nil: unknown, everything.
 	Capabilities []string
 	Hostname     string
+	// Inherited are the daemon's own limits. nil: it can raise them.
+	Inherited *Inherited
 	// MaskedPaths are masked beside the usual ones, because this machine has
 	// them (/sys/devices/system/cpu/cpu0/thermal_throttle).
 	MaskedPaths []string
