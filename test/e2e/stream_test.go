@@ -230,8 +230,33 @@ func TestUserNetwork(t *testing.T) {
 	s.ok("exec", other, "ping", "-c", "1", "-W", "2", "first")
 	s.ok("network", "disconnect", network, other)
 	s.fails(1, "has active endpoints", "network", "rm", network)
+	s.fails(1, "", "exec", other, "ping", "-c", "1", "-W", "2", "first")
+	s.joinedLater(network)
 	s.ok("rm", "-f", a, other)
 	s.ok("network", "rm", network, second)
+}
+
+// joinedLater: a container that began on the default bridge, which has no
+// names, finds and is found by those of a network that it joins, also by a new
+// name, and is as before when it has left.
+func (s *scene) joinedLater(network string) {
+	s.Helper()
+	late := s.name("late")
+	id := s.idle("--name", late)
+	before := s.ok("exec", id, "cat", "/etc/resolv.conf")
+	s.ok("network", "connect", "--alias", "second", network, id)
+	s.contains("resolv.conf", s.ok("exec", id, "cat", "/etc/resolv.conf"), "nameserver 127.0.0.11")
+	s.ok("exec", id, "ping", "-c", "1", "-W", "2", "first")
+	for _, name := range []string{late, "second", id[:12]} {
+		s.ok("run", "--rm", "--network", network, "busybox", "ping", "-c", "1", "-W", "2", name)
+	}
+	s.ok("rename", id, late+"-new")
+	s.ok("run", "--rm", "--network", network, "busybox", "ping", "-c", "1", "-W", "2", late+"-new")
+	s.ok("network", "disconnect", network, id)
+	if after := s.ok("exec", id, "cat", "/etc/resolv.conf"); after != before {
+		s.Errorf("resolv.conf after the network was left:\n%s\nbefore it was joined:\n%s", after, before)
+	}
+	s.ok("rm", "-f", id)
 }
 
 // TestRestartUnlessStopped restarts the daemon under three policies.
