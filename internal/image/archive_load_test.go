@@ -444,3 +444,26 @@ func FuzzEntries(f *testing.F) {
 		_, _ = l.entries()
 	})
 }
+
+// One name stands for several platforms also in an archive of some of them.
+func TestSaveSomePlatforms(t *testing.T) {
+	from, to := open(t, t.TempDir()), open(t, t.TempDir())
+	blobs := map[digest.Digest][]byte{}
+	var imgs []testImage
+	for _, arch := range []string{"amd64", "arm64", "s390x"} {
+		i := layered(t)
+		i.platform = arch
+		imgs = append(imgs, i)
+	}
+	from.load(t, ociTar(t, blobs, ociIndex(t, blobs, imgs...), "docker.io/library/many:1"))
+	var b bytes.Buffer
+	ps := []ocispec.Platform{{OS: "linux", Architecture: "amd64"}, {OS: "linux", Architecture: "s390x"}}
+	must(t, from.Save(t.Context(), []string{"many:1"}, ps, &b))
+	to.load(t, b.Bytes())
+	for arch, there := range map[string]bool{"amd64": true, "s390x": true, "arm64": false} {
+		got, err := to.Inspect(t.Context(), "many:1", &ocispec.Platform{OS: "linux", Architecture: arch}, false)
+		if there && (err != nil || got.Architecture != arch || got.Descriptor.Platform == nil) || !there && !errdefs.IsNotFound(err) {
+			t.Errorf("%s: %+v, %v", arch, got, err)
+		}
+	}
+}

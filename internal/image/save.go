@@ -34,6 +34,7 @@ type saver struct {
 	ctx   context.Context
 	tw    *tar.Writer
 	blobs map[digest.Digest]bool
+	only  map[digest.Digest]bool // the manifests of an index that are wanted; nil: all
 }
 
 // Save implements dockerapi.Images. References are checked before the first
@@ -166,19 +167,11 @@ func (v *saver) write(all []*saved, byPlatform bool) error {
 		}
 	}
 	for _, img := range all {
-		tops := []ocispec.Descriptor{img.target}
-		if byPlatform {
-			tops = nil
-			for _, s := range img.shown {
-				tops = append(tops, s.desc)
-			}
+		top := v.top(img, byPlatform)
+		if err := v.tree(top, 4); err != nil {
+			return err
 		}
-		for _, top := range tops {
-			if err := v.tree(top, 4); err != nil {
-				return err
-			}
-			idx.Manifests = append(idx.Manifests, named(top, img.names)...)
-		}
+		idx.Manifests = append(idx.Manifests, named(top, img.names)...)
 		for i, s := range img.shown {
 			e := dockerEntry{Config: blobName(s.manifest.Config.Digest), RepoTags: []string{}, Layers: []string{}}
 			for _, n := range img.names {
@@ -193,6 +186,24 @@ func (v *saver) write(all []*saved, byPlatform bool) error {
 		}
 	}
 	return v.documents(idx, legacy)
+}
+
+// top is what the archive's index names for img: all of it; of one platform
+// asked for its manifest; of several the image's own index, as one name can
+// stand for one thing only, with the content of these.
+func (v *saver) top(img *saved, byPlatform bool) ocispec.Descriptor {
+	v.only = nil
+	if !byPlatform {
+		return img.target
+	}
+	if len(img.shown) == 1 {
+		return img.shown[0].desc
+	}
+	v.only = map[digest.Digest]bool{}
+	for _, s := range img.shown {
+		v.only[s.desc.Digest] = true
+	}
+	return img.target
 }
 
 func (v *saver) documents(idx ocispec.Index, legacy []dockerEntry) error {
@@ -255,6 +266,9 @@ func (v *saver) tree(desc ocispec.Descriptor, depth int) error {
 			return err
 		}
 		for _, c := range d.children() {
+			if v.only != nil && images.IsManifestType(c.MediaType) && !v.only[c.Digest] {
+				continue
+			}
 			err := v.tree(c, depth-1)
 			if errdefs.IsNotFound(err) && len(d.Manifests) > 0 {
 				continue
