@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+
 	"wharf/internal/model"
 	"wharf/internal/runtime/cgroup"
 )
@@ -72,5 +74,25 @@ func TestStrayCgroups(t *testing.T) {
 	}
 	if i.Pid() == 0 {
 		t.Error("the container has ended")
+	}
+}
+
+// A limit of processes below what a start needs is named.
+func TestTightLimit(t *testing.T) {
+	g, m := target(t)
+	b := m.New(t, "/bin/true")
+	one := int64(1)
+	b.Spec.Linux.Resources = &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: &one}}
+	sb, err := g.Driver.Sandbox(context.Background(), b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := g.Driver.Release(context.Background(), b.ID); err != nil {
+			t.Error(err)
+		}
+	})
+	if _, err = g.Driver.Start(context.Background(), b, sb); err == nil || !strings.Contains(err.Error(), "limit of 1 processes") {
+		t.Errorf("error %v", err)
 	}
 }

@@ -69,7 +69,7 @@ func (d *Driver) Start(ctx context.Context, b *model.Bundle, sb driver.Sandbox) 
 	var st monitorapi.Started
 	r := &monitorapi.Reader{R: m.control}
 	if err := r.Expect(monitorapi.StartedFrame, &st); err != nil {
-		return nil, d.startError(ctx, b.ID, err)
+		return nil, tight(b, d.startError(ctx, b.ID, err))
 	}
 	if !stop() && ctx.Err() != nil {
 		return nil, ctx.Err()
@@ -176,6 +176,22 @@ func (d *Driver) startError(ctx context.Context, id model.ID, err error) error {
 		return &driver.StartError{Code: f.Code, Err: errdefs.ErrInvalidArgument.WithMessage(f.Text)}
 	}
 	return kind(f)
+}
+
+// stageThreads is how many threads a container's first stage may have, before
+// the image's program takes its place: they count in the limit of processes.
+const stageThreads = 8
+
+// tight adds to an error that a limit of processes may be the reason.
+func tight(b *model.Bundle, err error) error {
+	var bad *driver.StartError
+	if errors.As(err, &bad) || b.Spec.Linux == nil || b.Spec.Linux.Resources == nil || b.Spec.Linux.Resources.Pids == nil {
+		return err
+	}
+	if n := b.Spec.Linux.Resources.Pids.Limit; n != nil && *n > 0 && *n < stageThreads {
+		return fmt.Errorf("%w; its limit of %d processes may be too small to start it: give a --pids-limit of %d or more", err, *n, stageThreads)
+	}
+	return err
 }
 
 // kind maps a monitor's error to errdefs.
