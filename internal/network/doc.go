@@ -6,9 +6,10 @@
 // The directory Options.Dir (one JSON file per network: Docker's own
 // network.Network, so that there is no second description of a network); the
 // bridge links that the networks name; the host ends of the containers' veth
-// pairs; the nftables table Options.Table in family inet. It never touches
-// another table, never runs iptables or nft, never changes a link that it did
-// not make, and never switches the network namespace of a thread for longer
+// pairs; macvlan and ipvlan slices, and the VLAN or dummy links that it made
+// for them; the nftables table Options.Table in family inet. It never runs
+// iptables or nft, never changes a link that it did not make, never touches
+// another's table unless Options.FirewallMode says so (foreign.go), and never switches the network namespace of a thread for longer
 // than it takes to open a socket or write a sysctl in it.
 //
 // # Invariants
@@ -24,6 +25,11 @@
 //   - Removing a veth takes the kernel 30 ms under the rtnl lock. Detach
 //     frees addresses and ports at once and leaves the link to the end of the
 //     namespace; a janitor removes what is still there seconds later.
+//   - In a container's own namespace stand the tables "wharf" (the way from
+//     127.0.0.11) and "wharf-limits" (its labels), and, where it has no bridge
+//     to this host, sockets of a name server; they go with the namespace.
+//   - The default route and 127.0.0.11 follow one order of the networks,
+//     ranked, at Attach, Connect and Refresh alike.
 //   - The table is written whole, in one transaction, and written again when
 //     somebody else removed it (watch.go).
 //
