@@ -121,10 +121,16 @@ func (m *rootMaker) mapIDs(fd, user int, h *HostMount) error {
 		m.warn("bind of %s: mounts below it keep the host's ids (%v)", h.Source, not.Err)
 		return nil
 	}
-	if kernelFS[not.FS] || not.FS == "tmpfs" && (strings.HasPrefix(h.Source, "/proc/") || strings.HasPrefix(h.Source, "/dev/")) {
+	if kernelFS[not.FS] || not.FS == "tmpfs" && ofKernel(h.Source) {
 		return nil
 	}
 	return err
+}
+
+// ofKernel reports whether a path is in the host's /dev, whose devtmpfs calls
+// itself tmpfs and cannot be mapped, or in /proc.
+func ofKernel(path string) bool {
+	return path == "/dev" || strings.HasPrefix(path, "/dev/") || strings.HasPrefix(path, "/proc/")
 }
 
 // kernelFS are file systems of the kernel's own.

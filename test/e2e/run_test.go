@@ -222,6 +222,9 @@ func TestRunBinds(t *testing.T) {
 		t.Errorf("-v makes the host's directory: %v", err)
 	}
 	s.equal("one file", s.ok("run", "--rm", "-v", file+":/etc/motd:ro", "busybox", "cat", "/etc/motd"), "from the host")
+	// File systems of the kernel's own have no owners to map.
+	s.equal("/dev", s.ok("run", "--rm", "-v", "/dev:/mnt", "busybox", "sh", "-c", "echo x >/mnt/null && echo written"), "written")
+	s.ok("run", "--rm", "-v", "/:/mnt:ro", "busybox", "test", "-d", "/mnt/proc")
 	s.fails(125, "", "run", "--rm", "-v", dir+":/mnt:bogus", "busybox", "true")
 	s.fails(125, "uplicate mount point", "run", "--rm", "-v", dir+":/mnt", "-v", "/tmp:/mnt", "busybox", "true")
 	s.equal("tmpfs", s.ok("run", "--rm", "--mount", "type=tmpfs,dst=/t,tmpfs-size=1m,tmpfs-mode=1777", "busybox", "sh", "-c", "stat -c %a /t; df -k /t | tail -1 | awk '{print $2}'"), "1777\n1024")
