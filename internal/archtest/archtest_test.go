@@ -22,7 +22,6 @@ var mayImport = map[string][]string{
 
 	"internal/model": nil,
 	"internal/undo":  nil,
-	"internal/deps":  nil,
 
 	// What --log-opt may say is decided by plan and read by the writer.
 	"internal/plan":         {"internal/model", "internal/logs/logopts"},
