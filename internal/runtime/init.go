@@ -4,7 +4,9 @@ import (
 	"errors"
 	"os"
 	"os/signal"
+	"runtime"
 	"strconv"
+	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -12,10 +14,14 @@ import (
 
 // initName is argv[0] of the container's init (--init): a process 1 that
 // forwards signals to the image's program and reaps orphans. It is a Go
-// program (GOMAXPROCS=1, no collector) of four to seven threads, which count
-// in the container's limit of processes. docs/decisions/init.md says why it
-// waits for children and not for SIGCHLD.
+// program (GOMAXPROCS=1, no collector) of some threads, which count in
+// the container's limit of processes. docs/decisions/init.md says why it waits
+// for children and not for SIGCHLD.
 const initName = "wharf-init"
+
+// InitThreads is how much of a limit of processes an init may take: seven
+// mostly, more where it was interrupted while it started.
+const InitThreads = 11
 
 // initEnv stands before the user's environment, in which the Go runtime looks
 // for its settings; the first one counts.
@@ -38,6 +44,7 @@ func initMain() {
 	}
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals)
+	warmThreads()
 	pid, err := startChild(os.Args[2], os.Args[3:])
 	if err != nil {
 		e := execError(os.Args[2], err)
@@ -51,6 +58,28 @@ func initMain() {
 	for {
 		reap1(pid)
 	}
+}
+
+// warmThreads makes the threads that this process will need. Later there may
+// be no room: the program may use up the container's limit of processes, and a
+// Go program that needs a thread and cannot make one dies, here with the whole
+// container.
+func warmThreads() {
+	const spare = 2
+	var up, free, down sync.WaitGroup
+	up.Add(spare)
+	free.Add(1)
+	for range spare {
+		down.Go(func() {
+			runtime.LockOSThread() // while it waits, this thread runs nothing else
+			up.Done()
+			free.Wait()
+			runtime.UnlockOSThread() // idle from here on, and kept
+		})
+	}
+	up.Wait()
+	free.Done()
+	down.Wait()
 }
 
 // forward passes every signal to the program.

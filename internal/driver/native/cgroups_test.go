@@ -77,22 +77,42 @@ func TestStrayCgroups(t *testing.T) {
 	}
 }
 
-// A limit of processes below what a start needs is named.
+// A limit of processes below what a start needs is named, with an init before
+// anything is done.
 func TestTightLimit(t *testing.T) {
 	g, m := target(t)
-	b := m.New(t, "/bin/true")
-	one := int64(1)
-	b.Spec.Linux.Resources = &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: &one}}
-	sb, err := g.Driver.Sandbox(context.Background(), b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := g.Driver.Release(context.Background(), b.ID); err != nil {
-			t.Error(err)
+	for want, c := range map[string]struct {
+		limit int64
+		init  bool
+	}{
+		"limit of 1 processes":                           {limit: 1},
+		"limit of 11 processes is too small with --init": {limit: 11, init: true},
+		"": {limit: 12, init: true},
+	} {
+		b := m.New(t, "/bin/true")
+		b.Init = c.init
+		b.Spec.Linux.Resources = &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: &c.limit}}
+		sb, err := g.Driver.Sandbox(context.Background(), b)
+		if err != nil {
+			t.Fatal(err)
 		}
-	})
-	if _, err = g.Driver.Start(context.Background(), b, sb); err == nil || !strings.Contains(err.Error(), "limit of 1 processes") {
-		t.Errorf("error %v", err)
+		t.Cleanup(func() {
+			if err := g.Driver.Release(context.Background(), b.ID); err != nil {
+				t.Error(err)
+			}
+		})
+		i, err := g.Driver.Start(context.Background(), b, sb)
+		if want != "" {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("limit %d: error %v", c.limit, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if exit, err := i.Wait(context.Background()); err != nil || exit.Code != 0 {
+			t.Errorf("limit %d: %+v %v", c.limit, exit, err)
+		}
 	}
 }

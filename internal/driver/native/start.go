@@ -15,6 +15,7 @@ import (
 	"wharf/api/monitorapi"
 	"wharf/internal/driver"
 	"wharf/internal/model"
+	"wharf/internal/runtime"
 	"wharf/internal/runtime/prepare"
 	"wharf/internal/undo"
 )
@@ -33,7 +34,7 @@ func (d *Driver) Start(ctx context.Context, b *model.Bundle, sb driver.Sandbox) 
 		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("sandbox %T is not the native driver's", sb))
 	}
 	defer s.Close()
-	if err := checkID(b.ID); err != nil {
+	if err := startable(b); err != nil {
 		return nil, err
 	}
 	if d.get(b.ID) != nil {
@@ -182,14 +183,30 @@ func (d *Driver) startError(ctx context.Context, id model.ID, err error) error {
 // the image's program takes its place: they count in the limit of processes.
 const stageThreads = 8
 
+// startable refuses what cannot start before anything is done for it. In a
+// limit of processes that is too small for it an init would die, with a trace
+// of the Go runtime's for the user to read.
+func startable(b *model.Bundle) error {
+	if n := pidsLimit(b); b.Init && n > 0 && n <= runtime.InitThreads {
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("a limit of %d processes is too small with --init, which takes up to %d itself: give a --pids-limit of %d or more",
+			n, runtime.InitThreads, runtime.InitThreads+1))
+	}
+	return checkID(b.ID)
+}
+
+// pidsLimit is the limit of processes, 0 for none.
+func pidsLimit(b *model.Bundle) int64 {
+	if b.Spec.Linux == nil || b.Spec.Linux.Resources == nil || b.Spec.Linux.Resources.Pids == nil || b.Spec.Linux.Resources.Pids.Limit == nil {
+		return 0
+	}
+	return max(*b.Spec.Linux.Resources.Pids.Limit, 0)
+}
+
 // tight adds to an error that a limit of processes may be the reason.
 func tight(b *model.Bundle, err error) error {
 	var bad *driver.StartError
-	if errors.As(err, &bad) || b.Spec.Linux == nil || b.Spec.Linux.Resources == nil || b.Spec.Linux.Resources.Pids == nil {
-		return err
-	}
-	if n := b.Spec.Linux.Resources.Pids.Limit; n != nil && *n > 0 && *n < stageThreads {
-		return fmt.Errorf("%w; its limit of %d processes may be too small to start it: give a --pids-limit of %d or more", err, *n, stageThreads)
+	if n := pidsLimit(b); n > 0 && n < stageThreads && !errors.As(err, &bad) {
+		return fmt.Errorf("%w; its limit of %d processes may be too small to start it: give a --pids-limit of %d or more", err, n, stageThreads)
 	}
 	return err
 }
