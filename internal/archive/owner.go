@@ -27,7 +27,7 @@ func (t *tree) user(spec string) (uid, gid int, err error) {
 	}
 	u, err := user.GetExecUser(spec, nil, strings.NewReader(passwd), strings.NewReader(group))
 	if err != nil {
-		return 0, 0, refuse(errdefs.ErrInvalidArgument, "user %q of the container: %w", spec, err)
+		return 0, 0, model.Refuse(errdefs.ErrInvalidArgument, "user %q of the container: %w", spec, err)
 	}
 	return u.Uid, u.Gid, nil
 }

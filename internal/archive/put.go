@@ -63,7 +63,7 @@ func (t *tree) directory(p string) error {
 		return notThere(p, err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return refuse(errdefs.ErrInvalidArgument, "extraction point is not a directory: %s", p)
+		return model.Refuse(errdefs.ErrInvalidArgument, "extraction point is not a directory: %s", p)
 	}
 	return nil
 }
@@ -79,7 +79,7 @@ func decompress(in io.Reader) (io.ReadCloser, error) {
 	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
 		z, err := gzip.NewReader(b)
 		if err != nil {
-			return nil, refuse(errdefs.ErrInvalidArgument, "gzip: %w", err)
+			return nil, model.Refuse(errdefs.ErrInvalidArgument, "gzip: %w", err)
 		}
 		return z, nil
 	case bytes.HasPrefix(head, []byte("BZh")):
@@ -87,11 +87,11 @@ func decompress(in io.Reader) (io.ReadCloser, error) {
 	case bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}):
 		z, err := zstd.NewReader(b, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(256<<20))
 		if err != nil {
-			return nil, refuse(errdefs.ErrInvalidArgument, "zstd: %w", err)
+			return nil, model.Refuse(errdefs.ErrInvalidArgument, "zstd: %w", err)
 		}
 		return z.IOReadCloser(), nil
 	case bytes.HasPrefix(head, []byte("\xfd7zXZ\x00")):
-		return nil, refuse(errdefs.ErrNotImplemented, "an archive compressed with xz cannot be read; send it plain, or with gzip or zstd")
+		return nil, model.Refuse(errdefs.ErrNotImplemented, "an archive compressed with xz cannot be read; send it plain, or with gzip or zstd")
 	}
 	return io.NopCloser(b), nil
 }
@@ -143,9 +143,9 @@ func (u *unpack) all(r *tar.Reader) error {
 func broken(err error) error {
 	switch {
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		return refuse(errdefs.ErrInvalidArgument, "the archive ends in the middle: %w", err)
+		return model.Refuse(errdefs.ErrInvalidArgument, "the archive ends in the middle: %w", err)
 	case errors.Is(err, tar.ErrHeader), errors.Is(err, tar.ErrFieldTooLong):
-		return refuse(errdefs.ErrInvalidArgument, "this is not a valid tar archive: %w", err)
+		return model.Refuse(errdefs.ErrInvalidArgument, "this is not a valid tar archive: %w", err)
 	}
 	return fmt.Errorf("read the archive: %w", err)
 }
@@ -161,11 +161,11 @@ func shorten(name string) string {
 // into. Leading slashes do not count; a name that climbs out is refused.
 func contained(name string) (string, error) {
 	if strings.ContainsRune(name, 0) {
-		return "", refuse(errdefs.ErrInvalidArgument, "the name holds a zero byte")
+		return "", model.Refuse(errdefs.ErrInvalidArgument, "the name holds a zero byte")
 	}
 	clean := path.Clean(strings.TrimLeft(name, "/"))
 	if clean == ".." || strings.HasPrefix(clean, "../") {
-		return "", refuse(errdefs.ErrInvalidArgument, "the name %q leads out of the destination", shorten(name))
+		return "", model.Refuse(errdefs.ErrInvalidArgument, "the name %q leads out of the destination", shorten(name))
 	}
 	return clean, nil
 }
@@ -215,7 +215,7 @@ func (u *unpack) enter(dir string) error {
 	}
 	if kernelFS(fd) {
 		_ = unix.Close(fd)
-		return refuse(errdefs.ErrPermissionDenied, "%s is on a file system of the kernel", dir)
+		return model.Refuse(errdefs.ErrPermissionDenied, "%s is on a file system of the kernel", dir)
 	}
 	u.parent, u.parentName = fd, dir
 	return nil
@@ -279,10 +279,10 @@ func (u *unpack) makeRoom(base string, h *tar.Header) error {
 	}
 	isDir, toDir := st.Mode&unix.S_IFMT == unix.S_IFDIR, h.Typeflag == tar.TypeDir
 	if u.opts.NoOverwriteDirNonDir && isDir && !toDir {
-		return refuse(errdefs.ErrInvalidArgument, "cannot overwrite directory %q with non-directory %q", path.Join(u.parentName, base), u.dest)
+		return model.Refuse(errdefs.ErrInvalidArgument, "cannot overwrite directory %q with non-directory %q", path.Join(u.parentName, base), u.dest)
 	}
 	if u.opts.NoOverwriteDirNonDir && !isDir && toDir {
-		return refuse(errdefs.ErrInvalidArgument, "cannot overwrite non-directory %q with directory %q", path.Join(u.parentName, base), u.dest)
+		return model.Refuse(errdefs.ErrInvalidArgument, "cannot overwrite non-directory %q with directory %q", path.Join(u.parentName, base), u.dest)
 	}
 	if isDir && toDir {
 		return nil
@@ -319,7 +319,7 @@ func (u *unpack) create(base, full string, h *tar.Header, r io.Reader) error {
 		err = unix.Mknodat(u.parent, base, unix.S_IFIFO|0o600, 0)
 	case tar.TypeChar, tar.TypeBlock:
 		if u.opts.NoDevices || u.tree.ids.Mapped() {
-			return refuse(errdefs.ErrPermissionDenied, "a container with a user namespace of its own cannot be given device nodes by copying; use --device")
+			return model.Refuse(errdefs.ErrPermissionDenied, "a container with a user namespace of its own cannot be given device nodes by copying; use --device")
 		}
 		mode := uint32(unix.S_IFCHR)
 		if h.Typeflag == tar.TypeBlock {
@@ -327,7 +327,7 @@ func (u *unpack) create(base, full string, h *tar.Header, r io.Reader) error {
 		}
 		err = unix.Mknodat(u.parent, base, mode|0o600, int(unix.Mkdev(uint32(h.Devmajor), uint32(h.Devminor))))
 	default:
-		return refuse(errdefs.ErrNotImplemented, "tar entry type %q is not supported", h.Typeflag)
+		return model.Refuse(errdefs.ErrNotImplemented, "tar entry type %q is not supported", h.Typeflag)
 	}
 	if err != nil {
 		return notThere(full, err)
@@ -356,7 +356,7 @@ func (u *unpack) link(base string, h *tar.Header) error {
 // file writes a regular file; stretches of zeros become holes.
 func (u *unpack) file(base string, h *tar.Header, r io.Reader) (err error) {
 	if h.Size > maxSparse && isSparse(h) {
-		return refuse(errdefs.ErrInvalidArgument, "a sparse file of %d bytes: more than %d are not unpacked", h.Size, int64(maxSparse))
+		return model.Refuse(errdefs.ErrInvalidArgument, "a sparse file of %d bytes: more than %d are not unpacked", h.Size, int64(maxSparse))
 	}
 	flags := unix.O_WRONLY | unix.O_NOFOLLOW | unix.O_CLOEXEC | unix.O_NONBLOCK
 	fd, err := unix.Openat(u.parent, base, flags|unix.O_CREAT|unix.O_EXCL, 0o600)

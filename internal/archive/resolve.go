@@ -83,7 +83,7 @@ func (t *tree) find(p string) (place, error) {
 	}
 	fd, err := t.at(dir, unix.O_PATH|unix.O_DIRECTORY)
 	if errors.Is(err, unix.ENOTDIR) && follow && t.isThere(clean) {
-		return place{}, refuse(errdefs.ErrInvalidArgument, "%s: not a directory", p)
+		return place{}, model.Refuse(errdefs.ErrInvalidArgument, "%s: not a directory", p)
 	}
 	if err != nil {
 		return place{}, notThere(p, err)
@@ -120,15 +120,15 @@ func procPath(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }
 func notThere(p string, err error) error {
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
-		return refuse(errdefs.ErrNotFound, "Could not find the file %s in container", p) //nolint:staticcheck // Docker's text
+		return model.Refuse(errdefs.ErrNotFound, "Could not find the file %s in container", p) //nolint:staticcheck // Docker's text
 	case errors.Is(err, unix.ELOOP):
-		return refuse(errdefs.ErrInvalidArgument, "%s: too many symbolic links", p)
+		return model.Refuse(errdefs.ErrInvalidArgument, "%s: too many symbolic links", p)
 	case errors.Is(err, unix.ENAMETOOLONG):
-		return refuse(errdefs.ErrInvalidArgument, "a name of %d bytes is too long", len(p))
+		return model.Refuse(errdefs.ErrInvalidArgument, "a name of %d bytes is too long", len(p))
 	case errors.Is(err, unix.EINVAL) && strings.ContainsRune(p, 0):
-		return refuse(errdefs.ErrInvalidArgument, "%q holds a zero byte", p)
+		return model.Refuse(errdefs.ErrInvalidArgument, "%q holds a zero byte", p)
 	case errors.Is(err, unix.EROFS):
-		return refuse(errdefs.ErrPermissionDenied, "%s: container rootfs is marked read-only, or the mount there is", p)
+		return model.Refuse(errdefs.ErrPermissionDenied, "%s: container rootfs is marked read-only, or the mount there is", p)
 	}
 	return &fs.PathError{Op: "archive", Path: p, Err: err}
 }

@@ -18,6 +18,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/cyphar/filepath-securejoin"
 	"golang.org/x/sys/unix"
+
+	"wharf/internal/model"
 )
 
 const (
@@ -45,7 +47,7 @@ func apply(ctx context.Context, root string, r io.Reader) (*applier, error) {
 	_, err := archive.Apply(ctx, root, r, archive.WithFilter(a.see), archive.WithConvertWhiteout(a.whiteout))
 	if err != nil {
 		if errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return nil, refuse(errdefs.ErrInvalidArgument, "layer is not a whole tar archive: %w", err)
+			return nil, model.Refuse(errdefs.ErrInvalidArgument, "layer is not a whole tar archive: %w", err)
 		}
 		return nil, err
 	}

@@ -37,7 +37,7 @@ var idName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
 
 func (s *Store) containerDir(id model.ID) (string, error) {
 	if !idName.MatchString(string(id)) {
-		return "", refuse(errdefs.ErrInvalidArgument, "container id %q", id)
+		return "", model.Refuse(errdefs.ErrInvalidArgument, "container id %q", id)
 	}
 	return s.path("containers", string(id)), nil
 }
@@ -50,7 +50,7 @@ func (s *Store) base(id model.ID) (base, error) {
 	}
 	m, c, ok := strings.Cut(text, "/")
 	if !ok {
-		return base{}, refuse(errdefs.ErrDataLoss, "container %s: base %q cannot be read", id, text)
+		return base{}, model.Refuse(errdefs.ErrDataLoss, "container %s: base %q cannot be read", id, text)
 	}
 	return base{digest.Digest(m), digest.Digest(c)}, nil
 }
@@ -101,7 +101,7 @@ func (s *Store) prepare(ctx context.Context, dir string, img model.Image) error 
 			return err
 		}
 		if have, err := os.Readlink(filepath.Join(dir, "base")); err != nil || have != text {
-			return refuse(errdefs.ErrAlreadyExists, "it has a writable layer on another image (%s)", have)
+			return model.Refuse(errdefs.ErrAlreadyExists, "it has a writable layer on another image (%s)", have)
 		}
 	}
 	upper := filepath.Join(dir, "upper")
@@ -150,7 +150,7 @@ func (s *Store) lower(ctx context.Context, chain digest.Digest) (lower, error) {
 		}
 		dir := info.Labels["containerd.io/snapshot/overlay.upperdir"]
 		if dir == "" {
-			return lower{}, refuse(errdefs.ErrDataLoss, "layer %s has no directory", key)
+			return lower{}, model.Refuse(errdefs.ErrDataLoss, "layer %s has no directory", key)
 		}
 		low.dirs = append(low.dirs, dir)
 		key = info.Parent
@@ -174,7 +174,7 @@ func (s *Store) Rootfs(ctx context.Context, id model.ID) (model.Rootfs, error) {
 	}
 	b, err := s.base(id)
 	if errors.Is(err, fs.ErrNotExist) {
-		return model.Rootfs{}, refuse(errdefs.ErrNotFound, "container %s has no writable layer", id.Short())
+		return model.Rootfs{}, model.Refuse(errdefs.ErrNotFound, "container %s has no writable layer", id.Short())
 	}
 	if err != nil {
 		return model.Rootfs{}, err

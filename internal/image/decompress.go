@@ -9,6 +9,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+
+	"wharf/internal/model"
 )
 
 // Magic numbers of the compressions that archives and layers come in.
@@ -47,19 +49,19 @@ func decompress(r io.Reader) (*decompressed, error) {
 	case bytes.HasPrefix(head, magicGzip):
 		z, err := gzip.NewReader(br)
 		if err != nil {
-			return nil, refuse(errdefs.ErrInvalidArgument, "gzip: %w", err)
+			return nil, model.Refuse(errdefs.ErrInvalidArgument, "gzip: %w", err)
 		}
 		return &decompressed{Reader: z, close: func() { z.Close() }}, nil
 	case bytes.HasPrefix(head, magicZstd) || isSkippable(head):
 		z, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true))
 		if err != nil {
-			return nil, refuse(errdefs.ErrInvalidArgument, "zstd: %w", err)
+			return nil, model.Refuse(errdefs.ErrInvalidArgument, "zstd: %w", err)
 		}
 		return &decompressed{Reader: z, close: z.Close}, nil
 	case bytes.HasPrefix(head, magicBzip2):
 		return &decompressed{Reader: bzip2.NewReader(br)}, nil
 	case bytes.HasPrefix(head, magicXz):
-		return nil, refuse(errdefs.ErrNotImplemented, "xz archives cannot be read; decompress it first (xz -dc FILE | wharf load)")
+		return nil, model.Refuse(errdefs.ErrNotImplemented, "xz archives cannot be read; decompress it first (xz -dc FILE | wharf load)")
 	}
 	return &decompressed{Reader: br, plain: true}, nil
 }

@@ -17,6 +17,8 @@ import (
 	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/registry"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"wharf/internal/model"
 )
 
 // maxTags bounds a repository's list of tags.
@@ -154,7 +156,7 @@ func (s *Store) Login(ctx context.Context, auth registry.AuthConfig) (status, to
 	ctx = s.ctx(ctx)
 	domain := loginDomain(auth.ServerAddress)
 	if _, err := reference.ParseNormalizedNamed(domain + "/x"); err != nil {
-		return "", "", refuse(errdefs.ErrInvalidArgument, "registry address %q: %w", auth.ServerAddress, err)
+		return "", "", model.Refuse(errdefs.ErrInvalidArgument, "registry address %q: %w", auth.ServerAddress, err)
 	}
 	hosts, err := s.hosts(ctx, domain, &auth)
 	if err != nil {

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+
+	"wharf/internal/model"
 )
 
 // Download implements dockerapi.Images: what a client wants imported may lie
@@ -20,24 +22,24 @@ func (s *Store) Download(ctx context.Context, from string) (io.ReadCloser, error
 	}
 	u, err := url.Parse(from)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return nil, refuse(errdefs.ErrInvalidArgument, "invalid source %q: it must be - or an http or https URL", from)
+		return nil, model.Refuse(errdefs.ErrInvalidArgument, "invalid source %q: it must be - or an http or https URL", from)
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
-		return nil, refuse(errdefs.ErrInvalidArgument, "invalid source %q: %w", from, err)
+		return nil, model.Refuse(errdefs.ErrInvalidArgument, "invalid source %q: %w", from, err)
 	}
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.ResponseHeaderTimeout = headerTimeout
 	t.DisableKeepAlives = true // one file, then nothing
 	resp, err := (&http.Client{Transport: t}).Do(req)
 	if err != nil {
-		return nil, refuse(errdefs.ErrUnavailable, "download %s: %w", u.Redacted(), err)
+		return nil, model.Refuse(errdefs.ErrUnavailable, "download %s: %w", u.Redacted(), err)
 	}
 	if resp.StatusCode == http.StatusOK {
 		return resp.Body, nil
 	}
 	_ = resp.Body.Close()
-	return nil, refuse(downloadKind(resp.StatusCode), "download %s: the server answers %s", u.Redacted(), resp.Status)
+	return nil, model.Refuse(downloadKind(resp.StatusCode), "download %s: the server answers %s", u.Redacted(), resp.Status)
 }
 
 func downloadKind(status int) error {

@@ -10,6 +10,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"wharf/internal/model"
 )
 
 // errDigest: the registry sent something else than was asked for.
@@ -24,7 +26,7 @@ func (s *Store) fetchDocument(ctx context.Context, f remotes.Fetcher, desc ocisp
 		return nil, err
 	}
 	if desc.Size > limit {
-		return nil, refuse(errdefs.ErrInvalidArgument, "%s has %d bytes, more than the %d allowed", desc.Digest, desc.Size, limit)
+		return nil, model.Refuse(errdefs.ErrInvalidArgument, "%s has %d bytes, more than the %d allowed", desc.Digest, desc.Size, limit)
 	}
 	var b []byte
 	err := retry(ctx, nil, func() (bool, error) {
@@ -40,10 +42,10 @@ func (s *Store) fetchDocument(ctx context.Context, f remotes.Fetcher, desc ocisp
 		return nil, err
 	}
 	if int64(len(b)) > limit {
-		return nil, refuse(errdefs.ErrInvalidArgument, "%s has more than the %d bytes allowed", desc.Digest, limit)
+		return nil, model.Refuse(errdefs.ErrInvalidArgument, "%s has more than the %d bytes allowed", desc.Digest, limit)
 	}
 	if got := desc.Digest.Algorithm().FromBytes(b); got != desc.Digest {
-		return nil, refuse(errdefs.ErrDataLoss, "%w: %s instead of %s", errDigest, got, desc.Digest)
+		return nil, model.Refuse(errdefs.ErrDataLoss, "%w: %s instead of %s", errDigest, got, desc.Digest)
 	}
 	_, err = s.writeBytes(ctx, b, desc.MediaType)
 	return b, err
@@ -90,9 +92,9 @@ func (s *Store) fetchOnce(ctx context.Context, f remotes.Fetcher, desc ocispec.D
 		// What is there is worth nothing: begin anew next time.
 		_ = s.cs.Abort(context.WithoutCancel(ctx), ref)
 		if before > 0 {
-			return before, before, refuse(errdefs.ErrUnavailable, "digest of the resumed download is wrong")
+			return before, before, model.Refuse(errdefs.ErrUnavailable, "digest of the resumed download is wrong")
 		}
-		return before, now, refuse(errdefs.ErrDataLoss, "%w: %s instead of %s", errDigest, w.Digest(), desc.Digest)
+		return before, now, model.Refuse(errdefs.ErrDataLoss, "%w: %s instead of %s", errDigest, w.Digest(), desc.Digest)
 	}
 	return before, now, err
 }
@@ -107,7 +109,7 @@ func copyFrom(ctx context.Context, f remotes.Fetcher, desc ocispec.Descriptor, o
 	if offset > 0 {
 		sk, ok := rc.(io.Seeker)
 		if !ok {
-			return 0, refuse(errdefs.ErrNotImplemented, "download cannot be resumed")
+			return 0, model.Refuse(errdefs.ErrNotImplemented, "download cannot be resumed")
 		}
 		if _, err := sk.Seek(offset, io.SeekStart); err != nil {
 			return 0, err
@@ -126,7 +128,7 @@ func copyFrom(ctx context.Context, f remotes.Fetcher, desc ocispec.Descriptor, o
 func (s *Store) holdFetched(ctx context.Context, d digest.Digest) error {
 	err := s.hold(ctx, d)
 	if errdefs.IsNotFound(err) {
-		return refuse(errdefs.ErrUnavailable, "blob %s was collected", d)
+		return model.Refuse(errdefs.ErrUnavailable, "blob %s was collected", d)
 	}
 	return err
 }

@@ -85,11 +85,11 @@ func (s *Store) listTest(ctx context.Context, key, v string) (func(*entry) bool,
 		return func(e *entry) bool { return e.created.Before(at) }, nil
 	case "reference":
 		if _, err := path.Match(v, ""); err != nil {
-			return nil, refuse(errdefs.ErrInvalidArgument, "invalid filter 'reference=%s': %w", v, err)
+			return nil, model.Refuse(errdefs.ErrInvalidArgument, "invalid filter 'reference=%s': %w", v, err)
 		}
 		return nil, nil
 	}
-	return nil, refuse(errdefs.ErrInvalidArgument, "invalid filter '%s'", key)
+	return nil, model.Refuse(errdefs.ErrInvalidArgument, "invalid filter '%s'", key)
 }
 
 func boolValue(key, v string) (bool, error) {
@@ -99,7 +99,7 @@ func boolValue(key, v string) (bool, error) {
 	case "0", "false", "False", "FALSE", "f", "F":
 		return false, nil
 	}
-	return false, refuse(errdefs.ErrInvalidArgument, "invalid filter '%s=%s': want true or false", key, v)
+	return false, model.Refuse(errdefs.ErrInvalidArgument, "invalid filter '%s=%s': want true or false", key, v)
 }
 
 // hasLabel matches KEY or KEY=VALUE.
@@ -123,7 +123,7 @@ func parseUntil(v string) (time.Time, error) {
 	if sec, err := strconv.ParseFloat(v, 64); err == nil && sec >= 0 && sec < 1e12 {
 		return time.UnixMicro(int64(sec * 1e6)), nil
 	}
-	return time.Time{}, refuse(errdefs.ErrInvalidArgument, "invalid filter 'until=%s': want a time, seconds since the epoch, or a duration", v)
+	return time.Time{}, model.Refuse(errdefs.ErrInvalidArgument, "invalid filter 'until=%s': want a time, seconds since the epoch, or a duration", v)
 }
 
 // matchReferences keeps an image of which some name matches, in the short form

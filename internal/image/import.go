@@ -107,7 +107,7 @@ func readTar(r io.Reader) error {
 			break // also of nothing at all, which Docker imports as an empty image
 		}
 		if err != nil {
-			return refuse(errdefs.ErrInvalidArgument, "not a whole tar archive: %w", err)
+			return model.Refuse(errdefs.ErrInvalidArgument, "not a whole tar archive: %w", err)
 		}
 	}
 	_, err := io.Copy(io.Discard, r)
@@ -126,7 +126,7 @@ func importName(repo, tag string) (string, error) {
 		return "", err
 	}
 	if strings.Contains(n.String(), "@") {
-		return "", refuse(errdefs.ErrInvalidArgument, "cannot import digest reference %s", repo)
+		return "", model.Refuse(errdefs.ErrInvalidArgument, "cannot import digest reference %s", repo)
 	}
 	return n.String(), nil
 }
@@ -136,7 +136,7 @@ func (s *Store) importConfig(changes []string) (*container.Config, error) {
 		return &container.Config{}, nil
 	}
 	if s.opts.Changes == nil {
-		return nil, refuse(errdefs.ErrNotImplemented, "import with changes (%q)", changes[0])
+		return nil, model.Refuse(errdefs.ErrNotImplemented, "import with changes (%q)", changes[0])
 	}
 	return s.opts.Changes(&container.Config{}, changes)
 }

@@ -11,6 +11,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"wharf/internal/model"
 )
 
 // ingest writes a blob of known size and, unless "", known digest.
@@ -40,7 +42,7 @@ func (s *Store) ingest(ctx context.Context, ref string, r io.Reader, size int64,
 	}
 	got := w.Digest()
 	if want != "" && got != want {
-		return "", false, refuse(errdefs.ErrInvalidArgument, "its digest is %s, not %s", got, want)
+		return "", false, model.Refuse(errdefs.ErrInvalidArgument, "its digest is %s, not %s", got, want)
 	}
 	err = w.Commit(ctx, size, want)
 	if errdefs.IsAlreadyExists(err) {

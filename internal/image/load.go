@@ -81,10 +81,10 @@ func (l *loader) read(r io.Reader) error {
 			return nil
 		}
 		if err != nil {
-			return refuse(errdefs.ErrInvalidArgument, "not a whole tar archive: %w", err)
+			return model.Refuse(errdefs.ErrInvalidArgument, "not a whole tar archive: %w", err)
 		}
 		if n >= maxArchiveEntries {
-			return refuse(errdefs.ErrInvalidArgument, "archive has more than %d entries", maxArchiveEntries)
+			return model.Refuse(errdefs.ErrInvalidArgument, "archive has more than %d entries", maxArchiveEntries)
 		}
 		if err := l.entry(h, tr); err != nil {
 			return err
@@ -113,7 +113,7 @@ func (l *loader) entry(h *tar.Header, r io.Reader) error {
 	}
 	for k := range h.PAXRecords {
 		if strings.HasPrefix(k, "GNU.sparse.") {
-			return refuse(errdefs.ErrInvalidArgument, "archive entry %q is sparse", name)
+			return model.Refuse(errdefs.ErrInvalidArgument, "archive entry %q is sparse", name)
 		}
 	}
 	switch name {
@@ -133,14 +133,14 @@ func (l *loader) entry(h *tar.Header, r io.Reader) error {
 func archiveName(name string) (string, error) {
 	clean := path.Clean(name)
 	if len(name) > 4096 || strings.HasPrefix(clean, "/") || clean == ".." || strings.HasPrefix(clean, "../") {
-		return "", refuse(errdefs.ErrInvalidArgument, "archive entry %.80q points outside of the archive", name)
+		return "", model.Refuse(errdefs.ErrInvalidArgument, "archive entry %.80q points outside of the archive", name)
 	}
 	return clean, nil
 }
 
 func readLimited(r io.Reader, size, limit int64) ([]byte, error) {
 	if size > limit {
-		return nil, refuse(errdefs.ErrInvalidArgument, "%d bytes, more than the %d allowed", size, limit)
+		return nil, model.Refuse(errdefs.ErrInvalidArgument, "%d bytes, more than the %d allowed", size, limit)
 	}
 	return io.ReadAll(io.LimitReader(r, limit))
 }
@@ -152,7 +152,7 @@ func (l *loader) blob(name string, size int64, r io.Reader) error {
 	if rest, ok := strings.CutPrefix(name, "blobs/"); ok {
 		want = digest.Digest(strings.Replace(rest, "/", ":", 1))
 		if err := want.Validate(); err != nil {
-			return refuse(errdefs.ErrInvalidArgument, "archive entry %q: %w", name, err)
+			return model.Refuse(errdefs.ErrInvalidArgument, "archive entry %q: %w", name, err)
 		}
 	}
 	desc := ocispec.Descriptor{Digest: want, Size: size}
@@ -176,7 +176,7 @@ func (l *loader) blob(name string, size int64, r io.Reader) error {
 		ended(dgst, err)
 	}
 	if errors.Is(err, io.ErrUnexpectedEOF) {
-		err = refuse(errdefs.ErrInvalidArgument, "not a whole tar archive: %w", err)
+		err = model.Refuse(errdefs.ErrInvalidArgument, "not a whole tar archive: %w", err)
 	}
 	if err != nil {
 		return fmt.Errorf("archive entry %q: %w", name, err)
@@ -214,7 +214,7 @@ func (l *loader) lookup(name string) (ocispec.Descriptor, error) {
 		}
 		key = to
 	}
-	return ocispec.Descriptor{}, refuse(errdefs.ErrInvalidArgument, "%.120q is named but not in the archive", name)
+	return ocispec.Descriptor{}, model.Refuse(errdefs.ErrInvalidArgument, "%.120q is named but not in the archive", name)
 }
 
 // loadEntry is one image of an archive.
@@ -232,9 +232,9 @@ func (l *loader) entries() ([]loadEntry, error) {
 	case l.docs["manifest.json"] != nil:
 		return l.dockerEntries()
 	case l.docs["repositories"] != nil:
-		return nil, refuse(errdefs.ErrNotImplemented, "archive was written by Docker before 1.10; save it again with a newer one")
+		return nil, model.Refuse(errdefs.ErrNotImplemented, "archive was written by Docker before 1.10; save it again with a newer one")
 	}
-	return nil, refuse(errdefs.ErrInvalidArgument, "archive has neither index.json with oci-layout nor manifest.json: not an image archive (a root file system goes through `import`)")
+	return nil, model.Refuse(errdefs.ErrInvalidArgument, "archive has neither index.json with oci-layout nor manifest.json: not an image archive (a root file system goes through `import`)")
 }
 
 func (l *loader) ociEntries() ([]loadEntry, error) {
@@ -243,7 +243,7 @@ func (l *loader) ociEntries() ([]loadEntry, error) {
 		return nil, err
 	}
 	if len(idx.Manifests) > maxLayers {
-		return nil, refuse(errdefs.ErrInvalidArgument, "index.json lists %d images, more than %d", len(idx.Manifests), maxLayers)
+		return nil, model.Refuse(errdefs.ErrInvalidArgument, "index.json lists %d images, more than %d", len(idx.Manifests), maxLayers)
 	}
 	var es []loadEntry
 	byDigest := map[digest.Digest]int{}
@@ -293,10 +293,10 @@ type dockerEntry struct {
 func (l *loader) dockerEntries() ([]loadEntry, error) {
 	var ds []dockerEntry
 	if err := json.Unmarshal(l.docs["manifest.json"], &ds); err != nil {
-		return nil, refuse(errdefs.ErrInvalidArgument, "manifest.json: %w", err)
+		return nil, model.Refuse(errdefs.ErrInvalidArgument, "manifest.json: %w", err)
 	}
 	if len(ds) > maxLayers {
-		return nil, refuse(errdefs.ErrInvalidArgument, "manifest.json lists %d images, more than %d", len(ds), maxLayers)
+		return nil, model.Refuse(errdefs.ErrInvalidArgument, "manifest.json lists %d images, more than %d", len(ds), maxLayers)
 	}
 	var es []loadEntry
 	for _, d := range ds {
@@ -331,7 +331,7 @@ func (l *loader) dockerManifest(d dockerEntry) (ocispec.Descriptor, error) {
 		Layers        []ocispec.Descriptor `json:"layers"`
 	}{2, images.MediaTypeDockerSchema2Manifest, cfg, []ocispec.Descriptor{}}
 	if len(d.Layers) > maxLayers {
-		return ocispec.Descriptor{}, refuse(errdefs.ErrInvalidArgument, "image with %d layers, more than %d", len(d.Layers), maxLayers)
+		return ocispec.Descriptor{}, model.Refuse(errdefs.ErrInvalidArgument, "image with %d layers, more than %d", len(d.Layers), maxLayers)
 	}
 	for _, name := range d.Layers {
 		layer, err := l.lookup(name)
@@ -405,7 +405,7 @@ func (l *loader) unpack(e loadEntry, ps []ocispec.Platform) error {
 	for i := range ps {
 		v, err := l.s.variant(l.ctx, e.desc, &ps[i])
 		if errors.Is(err, errNoPlatform) {
-			return refuse(errdefs.ErrNotFound, "the archive has no image for %s", platforms.Format(ps[i]))
+			return model.Refuse(errdefs.ErrNotFound, "the archive has no image for %s", platforms.Format(ps[i]))
 		}
 		if err != nil {
 			return err
@@ -420,7 +420,7 @@ func (l *loader) unpack(e loadEntry, ps []ocispec.Platform) error {
 	v, err := l.s.variant(l.ctx, e.desc, nil)
 	if errors.Is(err, errNoPlatform) {
 		if !images.IsIndexType(e.desc.MediaType) {
-			return refuse(errdefs.ErrInvalidArgument, "image %s: its configuration is not in the archive", e.desc.Digest)
+			return model.Refuse(errdefs.ErrInvalidArgument, "image %s: its configuration is not in the archive", e.desc.Digest)
 		}
 		return nil
 	}

@@ -14,6 +14,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"wharf/internal/model"
 )
 
 // Limits on the JSON documents of an image. Registries accept manifests up to
@@ -49,7 +51,7 @@ func readBlob(ctx context.Context, p content.Provider, desc ocispec.Descriptor, 
 	}
 	defer ra.Close()
 	if ra.Size() > limit {
-		return nil, refuse(errdefs.ErrInvalidArgument, "%s has %d bytes, more than the %d allowed", desc.Digest, ra.Size(), limit)
+		return nil, model.Refuse(errdefs.ErrInvalidArgument, "%s has %d bytes, more than the %d allowed", desc.Digest, ra.Size(), limit)
 	}
 	b := make([]byte, ra.Size())
 	if n, err := ra.ReadAt(b, 0); err != nil && n != len(b) {
@@ -71,7 +73,7 @@ func readDocument(ctx context.Context, p content.Provider, desc ocispec.Descript
 // can see two images in one blob.
 func parseDocument(b []byte, desc ocispec.Descriptor) (document, error) {
 	bad := func(format string, args ...any) (document, error) {
-		return document{}, refuse(errdefs.ErrInvalidArgument, "manifest %s: %s", desc.Digest, fmt.Sprintf(format, args...))
+		return document{}, model.Refuse(errdefs.ErrInvalidArgument, "manifest %s: %s", desc.Digest, fmt.Sprintf(format, args...))
 	}
 	var d document
 	if err := json.Unmarshal(b, &d); err != nil {
@@ -164,18 +166,18 @@ func readConfig(ctx context.Context, p content.Provider, m document) (*config, e
 func parseConfig(b []byte, m document) (*config, error) {
 	c := &config{raw: b}
 	if err := json.Unmarshal(b, &c.DockerOCIImage); err != nil {
-		return nil, refuse(errdefs.ErrInvalidArgument, "image configuration %s: %w", m.Config.Digest, err)
+		return nil, model.Refuse(errdefs.ErrInvalidArgument, "image configuration %s: %w", m.Config.Digest, err)
 	}
 	if c.RootFS.Type != "" && c.RootFS.Type != "layers" {
-		return nil, refuse(errdefs.ErrNotImplemented, "image configuration %s: root file system of type %q", m.Config.Digest, c.RootFS.Type)
+		return nil, model.Refuse(errdefs.ErrNotImplemented, "image configuration %s: root file system of type %q", m.Config.Digest, c.RootFS.Type)
 	}
 	layers := imageLayers(m)
 	if len(c.RootFS.DiffIDs) != len(layers) {
-		return nil, refuse(errdefs.ErrInvalidArgument, "image configuration %s lists %d layers, its manifest %d", m.Config.Digest, len(c.RootFS.DiffIDs), len(layers))
+		return nil, model.Refuse(errdefs.ErrInvalidArgument, "image configuration %s lists %d layers, its manifest %d", m.Config.Digest, len(c.RootFS.DiffIDs), len(layers))
 	}
 	for _, d := range c.RootFS.DiffIDs {
 		if err := d.Validate(); err != nil {
-			return nil, refuse(errdefs.ErrInvalidArgument, "image configuration %s: diff id %q: %w", m.Config.Digest, d, err)
+			return nil, model.Refuse(errdefs.ErrInvalidArgument, "image configuration %s: diff id %q: %w", m.Config.Digest, d, err)
 		}
 	}
 	if len(c.RootFS.DiffIDs) > 0 {

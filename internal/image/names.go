@@ -11,6 +11,8 @@ import (
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"wharf/internal/model"
 )
 
 // danglingPrefix starts the names of images that lost their last tag.
@@ -33,11 +35,11 @@ const maxRef = 1024
 // tag is dropped, as Docker does.
 func parseRef(ref string) (reference.Named, error) {
 	if len(ref) > maxRef {
-		return nil, refuse(errdefs.ErrInvalidArgument, "invalid reference format: longer than %d characters", maxRef)
+		return nil, model.Refuse(errdefs.ErrInvalidArgument, "invalid reference format: longer than %d characters", maxRef)
 	}
 	n, err := reference.ParseDockerRef(ref)
 	if err != nil {
-		return nil, refuse(errdefs.ErrInvalidArgument, "%w", err)
+		return nil, model.Refuse(errdefs.ErrInvalidArgument, "%w", err)
 	}
 	return n, nil
 }
@@ -78,7 +80,7 @@ func notFound(ref string) error {
 		}
 		ref = reference.FamiliarString(r)
 	}
-	return refuse(errdefs.ErrNotFound, "No such image: %s", ref)
+	return model.Refuse(errdefs.ErrNotFound, "No such image: %s", ref)
 }
 
 // found is what a reference led to: the names that point to one target.
@@ -94,7 +96,7 @@ func (f found) id() digest.Digest { return f.target.Digest }
 func (s *Store) find(ctx context.Context, ref string) (found, error) {
 	ctx = s.ctx(ctx)
 	if ref == "" || len(ref) > maxRef {
-		return found{}, refuse(errdefs.ErrInvalidArgument, "invalid reference format")
+		return found{}, model.Refuse(errdefs.ErrInvalidArgument, "invalid reference format")
 	}
 	if dgst, err := digest.Parse(ref); err == nil {
 		return s.findPrefix(ctx, ref, dgst.String())
@@ -110,7 +112,7 @@ func (s *Store) find(ctx context.Context, ref string) (found, error) {
 		return s.findPrefix(ctx, ref, "sha256:"+strings.TrimPrefix(ref, "sha256:"))
 	}
 	if perr != nil {
-		return found{}, refuse(errdefs.ErrInvalidArgument, "%w", perr)
+		return found{}, model.Refuse(errdefs.ErrInvalidArgument, "%w", perr)
 	}
 	return found{}, notFound(ref)
 }
@@ -151,7 +153,7 @@ func (s *Store) findPrefix(ctx context.Context, ref, prefix string) (found, erro
 			continue
 		}
 		if f.target.Digest != "" && f.target.Digest != d {
-			return found{}, refuse(errdefs.ErrInvalidArgument, "ambiguous reference: several images have an id that begins with %q; give more digits", ref)
+			return found{}, model.Refuse(errdefs.ErrInvalidArgument, "ambiguous reference: several images have an id that begins with %q; give more digits", ref)
 		}
 		f.target = img.Target
 	}

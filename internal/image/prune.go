@@ -53,11 +53,11 @@ func (s *Store) pruneFilter(ctx context.Context, f model.Filters) (danglingOnly 
 			}
 		case "until", "label", "label!":
 			if key == "until" && len(vs) > 1 {
-				return false, nil, refuse(errdefs.ErrInvalidArgument, "more than one until filter specified")
+				return false, nil, model.Refuse(errdefs.ErrInvalidArgument, "more than one until filter specified")
 			}
 			rest[key] = vs
 		default:
-			return false, nil, refuse(errdefs.ErrInvalidArgument, "invalid filter '%s'", key)
+			return false, nil, model.Refuse(errdefs.ErrInvalidArgument, "invalid filter '%s'", key)
 		}
 	}
 	keep, err = s.listFilter(ctx, rest)

@@ -28,7 +28,7 @@ func (s *Store) Pull(ctx context.Context, ref string, p *ocispec.Platform, auth 
 	ctx = s.ctx(ctx)
 	n, err := reference.ParseNormalizedNamed(ref)
 	if err != nil || len(ref) > maxRef {
-		return refuse(errdefs.ErrInvalidArgument, "invalid reference format: %.80q", ref)
+		return model.Refuse(errdefs.ErrInvalidArgument, "invalid reference format: %.80q", ref)
 	}
 	rep := newReport(progress)
 	if !reference.IsNameOnly(n) {
@@ -44,7 +44,7 @@ func (s *Store) Pull(ctx context.Context, ref string, p *ocispec.Platform, auth 
 	for _, t := range tags {
 		tagged, err := reference.WithTag(n, t)
 		if err != nil {
-			return refuse(errdefs.ErrInvalidArgument, "the registry lists tag %.80q: %w", t, err)
+			return model.Refuse(errdefs.ErrInvalidArgument, "the registry lists tag %.80q: %w", t, err)
 		}
 		if err := s.pullOne(ctx, tagged, p, auth, rep); err != nil {
 			return fmt.Errorf("pull %s: %w", reference.FamiliarString(tagged), err)
@@ -137,7 +137,7 @@ func (p *puller) fetch(target ocispec.Descriptor) error {
 	manifest := target
 	for depth := 0; images.IsIndexType(manifest.MediaType); depth++ {
 		if depth == 4 {
-			return refuse(errdefs.ErrInvalidArgument, "index %s is nested too deep", target.Digest)
+			return model.Refuse(errdefs.ErrInvalidArgument, "index %s is nested too deep", target.Digest)
 		}
 		b, err := p.s.fetchDocument(p.ctx, p.f, manifest, maxManifest)
 		if err != nil {
@@ -199,7 +199,7 @@ func (s *Store) pickManifest(idx document, p *ocispec.Platform) (ocispec.Descrip
 		if p != nil {
 			want = platforms.Format(*p)
 		}
-		return best, refuse(errdefs.ErrNotFound, "no matching manifest for %s in the manifest list entries", want)
+		return best, model.Refuse(errdefs.ErrNotFound, "no matching manifest for %s in the manifest list entries", want)
 	}
 	return best, nil
 }
@@ -300,5 +300,5 @@ func (s *Store) remoteTags(ctx context.Context, n reference.Named, auth *registr
 			return tags, resolveError(n, err)
 		}
 	}
-	return nil, refuse(errdefs.ErrNotFound, "no registry for %s", n)
+	return nil, model.Refuse(errdefs.ErrNotFound, "no registry for %s", n)
 }

@@ -30,7 +30,7 @@ func (s *Store) Push(ctx context.Context, ref string, p *ocispec.Platform, auth 
 	ctx = s.ctx(ctx)
 	n, err := reference.ParseNormalizedNamed(ref)
 	if err != nil || len(ref) > maxRef {
-		return refuse(errdefs.ErrInvalidArgument, "invalid reference format: %.80q", ref)
+		return model.Refuse(errdefs.ErrInvalidArgument, "invalid reference format: %.80q", ref)
 	}
 	refs := []reference.Named{n}
 	if reference.IsNameOnly(n) {
@@ -64,7 +64,7 @@ func (s *Store) tagsOf(ctx context.Context, n reference.Named) ([]reference.Name
 		}
 	}
 	if len(refs) == 0 {
-		return nil, refuse(errdefs.ErrNotFound, "An image does not exist locally with the tag: %s", reference.FamiliarName(n)) //nolint:staticcheck // Docker's text
+		return nil, model.Refuse(errdefs.ErrNotFound, "An image does not exist locally with the tag: %s", reference.FamiliarName(n)) //nolint:staticcheck // Docker's text
 	}
 	return refs, nil
 }
@@ -87,7 +87,7 @@ func (s *Store) pushOne(ctx context.Context, ref reference.Named, p *ocispec.Pla
 	img, err := s.findNamed(ctx, ref)
 	if err != nil {
 		if errdefs.IsNotFound(err) {
-			return refuse(errdefs.ErrNotFound, "tag does not exist: %s", reference.FamiliarString(ref))
+			return model.Refuse(errdefs.ErrNotFound, "tag does not exist: %s", reference.FamiliarString(ref))
 		}
 		return err
 	}
@@ -157,7 +157,7 @@ func (s *Store) pushTarget(ctx context.Context, ref reference.Named, target ocis
 		return target, nil, err
 	}
 	if s.complete(ctx, v.desc) != nil {
-		return target, nil, refuse(errdefs.ErrNotFound, "image %s: layers of %s are not here; pull it again", reference.FamiliarString(ref), platforms.Format(*v.desc.Platform))
+		return target, nil, model.Refuse(errdefs.ErrNotFound, "image %s: layers of %s are not here; pull it again", reference.FamiliarString(ref), platforms.Format(*v.desc.Platform))
 	}
 	if v.desc.Digest == target.Digest || p != nil {
 		return v.desc, nil, nil

@@ -9,6 +9,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"wharf/internal/model"
 )
 
 // refer labels the indexes and manifests below desc with what they refer to,
@@ -20,7 +22,7 @@ func (s *Store) refer(ctx context.Context, desc ocispec.Descriptor) error {
 
 func (s *Store) referDepth(ctx context.Context, desc ocispec.Descriptor, depth int) error {
 	if depth == 0 {
-		return refuse(errdefs.ErrInvalidArgument, "index %s is nested too deep", desc.Digest)
+		return model.Refuse(errdefs.ErrInvalidArgument, "index %s is nested too deep", desc.Digest)
 	}
 	d, err := readDocument(ctx, s.cs, desc)
 	if err != nil {

@@ -22,6 +22,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/registry"
+
+	"wharf/internal/model"
 )
 
 // dockerHub is where docker.io really is.
@@ -177,7 +179,7 @@ func credentials(a *registry.AuthConfig) (user, secret string, err error) {
 		b, err := base64.StdEncoding.DecodeString(a.Auth)
 		u, p, ok := strings.Cut(string(b), ":")
 		if err != nil || !ok {
-			return "", "", refuse(errdefs.ErrInvalidArgument, "credentials for %s cannot be read", a.ServerAddress)
+			return "", "", model.Refuse(errdefs.ErrInvalidArgument, "credentials for %s cannot be read", a.ServerAddress)
 		}
 		return u, strings.Trim(p, "\x00"), nil
 	}
@@ -193,7 +195,7 @@ func (b bearer) Authorize(_ context.Context, r *http.Request) error {
 }
 
 func (b bearer) AddResponses(context.Context, []*http.Response) error {
-	return refuse(errdefs.ErrUnauthenticated, "the registry refused the token")
+	return model.Refuse(errdefs.ErrUnauthenticated, "the registry refused the token")
 }
 
 // refused: the registry wants other credentials, or none will do.

@@ -13,6 +13,8 @@ import (
 	"github.com/moby/moby/api/types/image"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"wharf/internal/model"
 )
 
 // conflictError is Docker's refusal to delete an image (409).
@@ -240,7 +242,7 @@ func (s *Store) childrenOf(ctx context.Context, id digest.Digest) ([]images.Imag
 // removePlatforms deletes what only some platforms of an image need.
 func (s *Store) removePlatforms(ctx context.Context, ref string, f found, force bool, ps []ocispec.Platform) ([]image.DeleteResponse, error) {
 	if !images.IsIndexType(f.target.MediaType) {
-		return nil, refuse(errdefs.ErrInvalidArgument, "image %s is for one platform only: remove it without --platform", ref)
+		return nil, model.Refuse(errdefs.ErrInvalidArgument, "image %s is for one platform only: remove it without --platform", ref)
 	}
 	users, err := s.usersByImage(ctx)
 	if err != nil {

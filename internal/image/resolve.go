@@ -45,7 +45,7 @@ func (s *Store) Resolve(ctx context.Context, ref string, platform *ocispec.Platf
 }
 
 // errNoPlatform: the image is there, but not for the platform asked for.
-var errNoPlatform = refuse(errdefs.ErrNotFound, "not for this platform")
+var errNoPlatform = model.Refuse(errdefs.ErrNotFound, "not for this platform")
 
 // noPlatform is Docker's text for it.
 func noPlatform(ref string, p *ocispec.Platform) error {
@@ -53,7 +53,7 @@ func noPlatform(ref string, p *ocispec.Platform) error {
 	if p != nil {
 		want = "the specified platform (" + platforms.Format(*p) + ")"
 	}
-	return refuse(errNoPlatform, "image with reference %s was found but does not provide %s", familiar(ref), want)
+	return model.Refuse(errNoPlatform, "image with reference %s was found but does not provide %s", familiar(ref), want)
 }
 
 // choose is chooseTarget for an id whose descriptor is not at hand.
@@ -161,7 +161,7 @@ func (s *Store) walkDepth(ctx context.Context, desc ocispec.Descriptor, depth in
 		return fn(desc)
 	}
 	if depth == 0 {
-		return refuse(errdefs.ErrInvalidArgument, "index %s is nested too deep", desc.Digest)
+		return model.Refuse(errdefs.ErrInvalidArgument, "index %s is nested too deep", desc.Digest)
 	}
 	d, err := readDocument(ctx, s.cs, desc)
 	if err != nil {

@@ -18,6 +18,8 @@ import (
 	"github.com/moby/moby/api/types/events"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"wharf/internal/model"
 )
 
 // saved is one image to write, with all names it goes by in the archive.
@@ -139,7 +141,7 @@ func (s *Store) choosePlatforms(ctx context.Context, img *saved, ps []ocispec.Pl
 			return noPlatform(shown, p)
 		}
 		if err == nil && s.complete(ctx, v.desc) != nil {
-			return refuse(errdefs.ErrNotFound, "image %s: layers of %s are not here; pull it again", shown, platforms.Format(*v.desc.Platform))
+			return model.Refuse(errdefs.ErrNotFound, "image %s: layers of %s are not here; pull it again", shown, platforms.Format(*v.desc.Platform))
 		}
 		img.shown = append(img.shown, v)
 		return err

@@ -146,7 +146,7 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 
 func checkOptions(o *Options) error {
 	if o.Root == "" {
-		return refuse(errdefs.ErrInvalidArgument, "image store: no root directory given")
+		return model.Refuse(errdefs.ErrInvalidArgument, "image store: no root directory given")
 	}
 	root, err := filepath.Abs(o.Root)
 	if err != nil {
@@ -154,12 +154,12 @@ func checkOptions(o *Options) error {
 	}
 	o.Root = root
 	if strings.ContainsAny(root, ",:\\") {
-		return refuse(errdefs.ErrInvalidArgument, "image store %q: overlayfs cannot work in a directory whose name has a comma, colon or backslash; choose another data root", root)
+		return model.Refuse(errdefs.ErrInvalidArgument, "image store %q: overlayfs cannot work in a directory whose name has a comma, colon or backslash; choose another data root", root)
 	}
 	switch o.Snapshotter {
 	case "", snapshotter, "overlay2":
 	default:
-		return refuse(errdefs.ErrNotImplemented, "storage driver %q: only overlayfs is there", o.Snapshotter)
+		return model.Refuse(errdefs.ErrNotImplemented, "storage driver %q: only overlayfs is there", o.Snapshotter)
 	}
 	if o.Users == nil {
 		o.Users = func(context.Context) ([]User, error) { return nil, nil }
@@ -193,7 +193,7 @@ func (s *Store) Reconfigure(insecure, mirrors []string, downloads, uploads int) 
 
 func (s *Store) openDatabases(ctx context.Context, u *undo.Stack) error {
 	if err := overlayutils.Supported(s.opts.Root); err != nil {
-		return refuse(errdefs.ErrFailedPrecondition, "image store: overlayfs does not work on %s (%v): put the data root on ext4, xfs or btrfs", s.opts.Root, err)
+		return model.Refuse(errdefs.ErrFailedPrecondition, "image store: overlayfs does not work on %s (%v): put the data root on ext4, xfs or btrfs", s.opts.Root, err)
 	}
 	// containerd's libraries log through logrus; what they only warn of (a file
 	// system without fs-verity) says nothing to wharf's users.
@@ -210,7 +210,7 @@ func (s *Store) openDatabases(ctx context.Context, u *undo.Stack) error {
 	s.bolt, err = bolt.Open(s.path("meta.db"), 0o600, &bolt.Options{Timeout: 5 * time.Second})
 	if err != nil {
 		if errors.Is(err, bolt.ErrTimeout) {
-			return refuse(errdefs.ErrFailedPrecondition, "image store %s is in use by another daemon", s.opts.Root)
+			return model.Refuse(errdefs.ErrFailedPrecondition, "image store %s is in use by another daemon", s.opts.Root)
 		}
 		return fmt.Errorf("image store: %w", err)
 	}

@@ -7,6 +7,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/events"
+
+	"wharf/internal/model"
 )
 
 // Tag implements dockerapi.Images.
@@ -17,10 +19,10 @@ func (s *Store) Tag(ctx context.Context, ref, target string) error {
 		return err
 	}
 	if _, ok := n.(reference.Digested); ok {
-		return refuse(errdefs.ErrInvalidArgument, "refusing to create a tag with a digest reference")
+		return model.Refuse(errdefs.ErrInvalidArgument, "refusing to create a tag with a digest reference")
 	}
 	if reference.FamiliarName(n) == "sha256" {
-		return refuse(errdefs.ErrInvalidArgument, "refusing to create an ambiguous tag using digest algorithm as name")
+		return model.Refuse(errdefs.ErrInvalidArgument, "refusing to create an ambiguous tag using digest algorithm as name")
 	}
 	s.names.Lock()
 	defer s.names.Unlock()

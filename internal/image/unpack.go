@@ -157,7 +157,7 @@ func (s *Store) unpackFrom(ctx context.Context, t *task, src io.Reader) error {
 	}
 	t.key = key
 	if len(ms) != 1 || ms[0].Source == "" {
-		return refuse(errdefs.ErrInternal, "snapshotter gave no directory to unpack to")
+		return model.Refuse(errdefs.ErrInternal, "snapshotter gave no directory to unpack to")
 	}
 	z, err := decompress(src)
 	if err != nil {
@@ -234,7 +234,7 @@ func (u *unpacker) link(i int, blob digest.Digest, c *config) error {
 		t.diffID = blob
 	}
 	if t.diffID != c.RootFS.DiffIDs[i] {
-		return refuse(errdefs.ErrInvalidArgument, "layer %s holds %s, but the image's configuration says %s", blob, t.diffID, c.RootFS.DiffIDs[i])
+		return model.Refuse(errdefs.ErrInvalidArgument, "layer %s holds %s, but the image's configuration says %s", blob, t.diffID, c.RootFS.DiffIDs[i])
 	}
 	if i > 0 {
 		low, err := s.lower(u.ctx, c.chains[i-1])

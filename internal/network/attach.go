@@ -66,7 +66,7 @@ func (r *Room) reserve(q model.AttachNetworks) (_ []*endpoint, err error) {
 	var u undo.Stack
 	defer u.OnError(&err)
 	if len(r.held[q.ID]) > 0 {
-		return nil, refuse(errdefs.ErrAlreadyExists, "it is attached already")
+		return nil, model.Refuse(errdefs.ErrAlreadyExists, "it is attached already")
 	}
 	r.held[q.ID] = map[string]*endpoint{}
 	u.Push(func() error { r.forget(q.ID); return nil })
@@ -98,7 +98,7 @@ func (r *Room) reserveOne(q model.AttachNetworks, name string, want *network.End
 		return nil, err
 	}
 	if r.held[q.ID][n.rec.ID] != nil {
-		return nil, refuse(errdefs.ErrConflict, "endpoint with name %s already exists in network %s", q.Name, n.rec.Name)
+		return nil, model.Refuse(errdefs.ErrConflict, "endpoint with name %s already exists in network %s", q.Name, n.rec.Name)
 	}
 	if err := checkEndpoint(n, want); err != nil {
 		return nil, err
@@ -202,11 +202,11 @@ func (r *Room) linkNames(id model.ID, e *endpoint) error {
 		}
 	}
 	if e.Interface == "" || e.HostLink == "" && e.net.isBridge() {
-		return refuse(errdefs.ErrResourceExhausted, "more than %d networks for one container", containerLinkMax)
+		return model.Refuse(errdefs.ErrResourceExhausted, "more than %d networks for one container", containerLinkMax)
 	}
 	if name := e.Settings.DriverOpts[optIfname]; name != "" {
 		if inside[name] {
-			return refuse(errdefs.ErrConflict, "interface name %s is used twice", name)
+			return model.Refuse(errdefs.ErrConflict, "interface name %s is used twice", name)
 		}
 		e.Interface = name
 	}

@@ -12,6 +12,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"wharf/internal/model"
 )
 
 // The bridge driver's options, in Docker's words.
@@ -106,7 +108,7 @@ func (r *Room) ensure(n *net) (int, error) {
 // explain says what to do about a missing capability.
 func explain(err error) error {
 	if errors.Is(err, unix.EPERM) {
-		return refuse(errdefs.ErrFailedPrecondition, "the daemon lacks CAP_NET_ADMIN here; run it with that, or run the container with --network none or host: %w", err)
+		return model.Refuse(errdefs.ErrFailedPrecondition, "the daemon lacks CAP_NET_ADMIN here; run it with that, or run the container with --network none or host: %w", err)
 	}
 	return err
 }
@@ -126,7 +128,7 @@ func (r *Room) make(n *net, index int) (int, error) {
 	} else if l, err := r.slow.LinkByIndex(index); err != nil {
 		return 0, err
 	} else if l.Type() != "bridge" {
-		return 0, refuse(errdefs.ErrAlreadyExists, "a link of that name exists and is a %s, not a bridge", l.Type())
+		return 0, model.Refuse(errdefs.ErrAlreadyExists, "a link of that name exists and is a %s, not a bridge", l.Type())
 	}
 	reqs := []request{}
 	if !n.rec.EnableIPv6 {

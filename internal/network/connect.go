@@ -43,7 +43,7 @@ func (r *Room) Connect(ctx context.Context, q model.AttachNetworks, name string)
 	}
 	u.Push(func() error { return r.let(q.ID, e) })
 	if e.Interface == "" {
-		return model.Endpoint{}, refuse(errdefs.ErrInvalidArgument, "container cannot be connected to %s network %s while it runs", e.net.rec.Driver, e.Network)
+		return model.Endpoint{}, model.Refuse(errdefs.ErrInvalidArgument, "container cannot be connected to %s network %s while it runs", e.net.rec.Driver, e.Network)
 	}
 	if err := r.wire(path, q, []*endpoint{e}, false); err != nil {
 		return model.Endpoint{}, fmt.Errorf("connect %s: %w", q.ID.Short(), err)
@@ -104,10 +104,10 @@ func (r *Room) Disconnect(ctx context.Context, id model.ID, name string, force b
 		if force {
 			return nil
 		}
-		return refuse(errdefs.ErrInvalidArgument, "container %s is not connected to network %s", id, n.rec.Name)
+		return model.Refuse(errdefs.ErrInvalidArgument, "container %s is not connected to network %s", id, n.rec.Name)
 	}
 	if n.rec.Name == network.NetworkHost {
-		return refuse(errdefs.ErrInvalidArgument, "container cannot be disconnected from host network or connected to host network")
+		return model.Refuse(errdefs.ErrInvalidArgument, "container cannot be disconnected from host network or connected to host network")
 	}
 	if err := r.let(id, e); err != nil {
 		return fmt.Errorf("disconnect %s from %s: %w", id.Short(), n.rec.Name, err)
@@ -197,7 +197,7 @@ func checkEndpoint(n *net, s *network.EndpointSettings) error {
 		return nil
 	}
 	bad := func(format string, args ...any) error {
-		return refuse(errdefs.ErrInvalidArgument, format, args...)
+		return model.Refuse(errdefs.ErrInvalidArgument, format, args...)
 	}
 	if l := len(s.MacAddress); l != 0 && (l != 6 || s.MacAddress[0]&1 != 0) {
 		return bad("invalid MAC address %s: it must be a unicast address of six bytes", s.MacAddress)
@@ -214,7 +214,7 @@ func checkEndpoint(n *net, s *network.EndpointSettings) error {
 	for k := range s.DriverOpts {
 		// Others are kept and shown and mean nothing here, as in Docker.
 		if k != optIfname && k != optSysctls && strings.HasPrefix(k, "com.docker.network.") {
-			return refuse(errdefs.ErrNotImplemented, "endpoint option %s is not supported", k)
+			return model.Refuse(errdefs.ErrNotImplemented, "endpoint option %s is not supported", k)
 		}
 	}
 	if n.rec.Name == network.NetworkBridge && len(s.Aliases) > 0 {

@@ -62,10 +62,10 @@ func (r *Room) Create(ctx context.Context, q network.CreateRequest) (network.Cre
 // newRecord checks everything of a request that needs no look at the room.
 func newRecord(q network.CreateRequest) (record, error) {
 	bad := func(format string, args ...any) (record, error) {
-		return record{}, refuse(errdefs.ErrInvalidArgument, format, args...)
+		return record{}, model.Refuse(errdefs.ErrInvalidArgument, format, args...)
 	}
 	missing := func(what string) (record, error) {
-		return record{}, refuse(errdefs.ErrNotImplemented, "not supported: %s", what)
+		return record{}, model.Refuse(errdefs.ErrNotImplemented, "not supported: %s", what)
 	}
 	if q.Driver == "" {
 		q.Driver = "bridge"
@@ -74,11 +74,11 @@ func newRecord(q network.CreateRequest) (record, error) {
 	case strings.TrimSpace(q.Name) == "":
 		return bad("invalid name: name is empty")
 	case predefined(q.Name) || q.Name == network.NetworkDefault:
-		return record{}, refuse(errdefs.ErrPermissionDenied, "operation is not permitted on predefined %s network", q.Name)
+		return record{}, model.Refuse(errdefs.ErrPermissionDenied, "operation is not permitted on predefined %s network", q.Name)
 	case strings.ContainsAny(q.Name, "/\\\x00") || strings.HasPrefix(q.Name, "container:"):
 		return bad("invalid network name %q", q.Name)
 	case q.Driver == "host" || q.Driver == "null":
-		return record{}, refuse(errdefs.ErrPermissionDenied, "only one instance of %q network is allowed", q.Driver)
+		return record{}, model.Refuse(errdefs.ErrPermissionDenied, "only one instance of %q network is allowed", q.Driver)
 	case q.Driver != "bridge" && q.Driver != driverMacvlan && q.Driver != driverIpvlan:
 		return missing(fmt.Sprintf("network driver %q (bridge, macvlan and ipvlan are there)", q.Driver))
 	case q.Scope != "" && q.Scope != "local", q.Ingress:
@@ -136,12 +136,12 @@ func checkOptions(opts map[string]string) (warnings []string, _ error) {
 			}
 		default:
 			if strings.HasPrefix(k, "com.docker.network.") {
-				return nil, refuse(errdefs.ErrNotImplemented, "network option %s is not supported", k)
+				return nil, model.Refuse(errdefs.ErrNotImplemented, "network option %s is not supported", k)
 			}
 			warnings = append(warnings, fmt.Sprintf("option %s is not known and has no effect", k))
 		}
 		if err != nil {
-			return nil, refuse(errdefs.ErrInvalidArgument, "invalid value %q for option %s: %w", v, k, err)
+			return nil, model.Refuse(errdefs.ErrInvalidArgument, "invalid value %q for option %s: %w", v, k, err)
 		}
 	}
 	return warnings, nil
@@ -152,13 +152,13 @@ func (r *Room) nameFree(rec record) error {
 	link := (&net{rec: rec}).link()
 	for _, n := range r.nets {
 		if n.rec.Name == rec.Name {
-			return refuse(errdefs.ErrConflict, "network with name %s already exists", rec.Name)
+			return model.Refuse(errdefs.ErrConflict, "network with name %s already exists", rec.Name)
 		}
 		if n.isBridge() && n.link() == link {
-			return refuse(errdefs.ErrConflict, "bridge name %s is used by network %s", link, n.rec.Name)
+			return model.Refuse(errdefs.ErrConflict, "bridge name %s is used by network %s", link, n.rec.Name)
 		}
 		if n.isSub() && n.link() == link {
-			return refuse(errdefs.ErrConflict, "network %s is already using parent interface %s", n.rec.Name, link)
+			return model.Refuse(errdefs.ErrConflict, "network %s is already using parent interface %s", n.rec.Name, link)
 		}
 	}
 	return nil
@@ -202,25 +202,25 @@ func (r *Room) subnets(rec *record, q network.CreateRequest) (warnings []string,
 func (r *Room) wanted(c network.IPAMConfig, rec record) error {
 	if !c.Subnet.IsValid() {
 		if c.IPRange.IsValid() || c.Gateway.IsValid() || len(c.AuxAddress) > 0 {
-			return refuse(errdefs.ErrInvalidArgument, "an ip-range, gateway or auxiliary address needs a subnet")
+			return model.Refuse(errdefs.ErrInvalidArgument, "an ip-range, gateway or auxiliary address needs a subnet")
 		}
 		return nil
 	}
 	if v4 := c.Subnet.Addr().Is4(); v4 && !rec.EnableIPv4 || !v4 && !rec.EnableIPv6 {
-		return refuse(errdefs.ErrInvalidArgument, "subnet %s: that IP version is not enabled for the network (--ipv6)", c.Subnet)
+		return model.Refuse(errdefs.ErrInvalidArgument, "subnet %s: that IP version is not enabled for the network (--ipv6)", c.Subnet)
 	}
 	if c.Subnet != c.Subnet.Masked() {
-		return refuse(errdefs.ErrInvalidArgument, "invalid subnet %s: it should be %s", c.Subnet, c.Subnet.Masked())
+		return model.Refuse(errdefs.ErrInvalidArgument, "invalid subnet %s: it should be %s", c.Subnet, c.Subnet.Masked())
 	}
 	for _, o := range rec.IPAM.Config {
 		if o.Subnet.Overlaps(c.Subnet) {
-			return refuse(errdefs.ErrInvalidArgument, "subnets %s and %s of one network overlap", o.Subnet, c.Subnet)
+			return model.Refuse(errdefs.ErrInvalidArgument, "subnets %s and %s of one network overlap", o.Subnet, c.Subnet)
 		}
 	}
 	for _, n := range r.nets {
 		for _, o := range n.rec.IPAM.Config {
 			if o.Subnet.Overlaps(c.Subnet) {
-				return refuse(errdefs.ErrPermissionDenied, "invalid pool request: Pool overlaps with other one on this address space: %s is in use by network %s (%s)",
+				return model.Refuse(errdefs.ErrPermissionDenied, "invalid pool request: Pool overlaps with other one on this address space: %s is in use by network %s (%s)",
 					c.Subnet, n.rec.Name, o.Subnet)
 			}
 		}

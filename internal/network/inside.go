@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+
+	"wharf/internal/model"
 )
 
 // inside is what is done by a thread in the container's namespace, because no
@@ -39,7 +41,7 @@ func interfaceSysctls(opt, ifname string) ([]sysctl, error) {
 		name, value, ok := strings.Cut(s, "=")
 		w := strings.Split(name, ".")
 		if !ok || len(w) != 5 || w[0] != "net" || w[1] != "ipv4" && w[1] != "ipv6" && w[1] != "mpls" || w[3] != "IFNAME" || strings.Contains(name, "/") {
-			return nil, refuse(errdefs.ErrInvalidArgument, "invalid %s %q: it must look like net.ipv4.conf.IFNAME.log_martians=1", optSysctls, s)
+			return nil, model.Refuse(errdefs.ErrInvalidArgument, "invalid %s %q: it must look like net.ipv4.conf.IFNAME.log_martians=1", optSysctls, s)
 		}
 		w[3] = strings.ReplaceAll(ifname, ".", "/")
 		all = append(all, sysctl{strings.Join(w, "."), value})

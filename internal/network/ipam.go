@@ -6,6 +6,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
+
+	"wharf/internal/model"
 )
 
 // pool hands out the addresses of one subnet. It is a bitmap in memory, kept
@@ -26,13 +28,13 @@ type pool struct {
 // addresses, the gateway and the auxiliary addresses.
 func newPool(c network.IPAMConfig) (*pool, error) {
 	if !c.Subnet.IsValid() {
-		return nil, refuse(errdefs.ErrInvalidArgument, "a subnet is needed")
+		return nil, model.Refuse(errdefs.ErrInvalidArgument, "a subnet is needed")
 	}
 	p := &pool{subnet: c.Subnet.Masked(), ranged: c.Subnet.Masked(), words: map[uint64]uint64{}}
 	if c.IPRange.IsValid() {
 		p.ranged = c.IPRange.Masked()
 		if c.IPRange.Bits() < p.subnet.Bits() || !p.subnet.Contains(c.IPRange.Addr()) {
-			return nil, refuse(errdefs.ErrInvalidArgument, "invalid ip-range %s: it is not within subnet %s", c.IPRange, p.subnet)
+			return nil, model.Refuse(errdefs.ErrInvalidArgument, "invalid ip-range %s: it is not within subnet %s", c.IPRange, p.subnet)
 		}
 	}
 	p.first, _ = p.offset(p.ranged.Addr())
@@ -70,11 +72,11 @@ func (p *pool) reserveEdges() {
 
 func (p *pool) fixed(a netip.Addr, what string) error {
 	if !p.subnet.Contains(a) {
-		return refuse(errdefs.ErrInvalidArgument, "invalid %s %s: it is not in subnet %s", what, a, p.subnet)
+		return model.Refuse(errdefs.ErrInvalidArgument, "invalid %s %s: it is not in subnet %s", what, a, p.subnet)
 	}
 	off, ok := p.offset(a)
 	if !ok || p.has(off) {
-		return refuse(errdefs.ErrInvalidArgument, "invalid %s %s: the address is reserved or already used", what, a)
+		return model.Refuse(errdefs.ErrInvalidArgument, "invalid %s %s: the address is reserved or already used", what, a)
 	}
 	p.set(off)
 	return nil
@@ -101,7 +103,7 @@ func (p *pool) pick() (netip.Addr, error) {
 			}
 		}
 	}
-	return netip.Addr{}, refuse(errdefs.ErrResourceExhausted, "no available IPv%d addresses on this network's address pools: %s is full",
+	return netip.Addr{}, model.Refuse(errdefs.ErrResourceExhausted, "no available IPv%d addresses on this network's address pools: %s is full",
 		map[bool]int{true: 4, false: 6}[p.subnet.Addr().Is4()], p.ranged)
 }
 
@@ -109,10 +111,10 @@ func (p *pool) pick() (netip.Addr, error) {
 func (p *pool) take(a netip.Addr) error {
 	off, ok := p.offset(a)
 	if !ok {
-		return refuse(errdefs.ErrInvalidArgument, "address %s is not in subnet %s", a, p.subnet)
+		return model.Refuse(errdefs.ErrInvalidArgument, "address %s is not in subnet %s", a, p.subnet)
 	}
 	if p.has(off) {
-		return refuse(errdefs.ErrConflict, "Address already in use: %s", a) //nolint:staticcheck // Docker's text
+		return model.Refuse(errdefs.ErrConflict, "Address already in use: %s", a) //nolint:staticcheck // Docker's text
 	}
 	p.set(off)
 	return nil

@@ -123,7 +123,7 @@ func (r *Room) shape(p *policy, inside *rtnl, e *endpoint, index int) error {
 
 func shaped(err error) error {
 	if errors.Is(err, unix.ENOENT) {
-		return refuse(errdefs.ErrNotImplemented, "this kernel has no token bucket filter: its module sch_tbf is missing or may not be loaded (try modprobe sch_tbf)")
+		return model.Refuse(errdefs.ErrNotImplemented, "this kernel has no token bucket filter: its module sch_tbf is missing or may not be loaded (try modprobe sch_tbf)")
 	}
 	return err
 }
@@ -165,7 +165,7 @@ func (r *Room) applyLimits(ns *netns, c *rtnl, q model.AttachNetworks, eps []*en
 			continue
 		}
 		if p.in > 0 && e.HostLink == "" {
-			return refuse(errdefs.ErrNotImplemented, "label %s cannot be carried out on the %s network %s: what comes in does not pass this host", labelBandwidthIn, e.net.rec.Driver, e.Network)
+			return model.Refuse(errdefs.ErrNotImplemented, "label %s cannot be carried out on the %s network %s: what comes in does not pass this host", labelBandwidthIn, e.net.rec.Driver, e.Network)
 		}
 		if err := r.shape(p, c, e, index[i]); err != nil {
 			return err

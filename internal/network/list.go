@@ -40,7 +40,7 @@ func (r *Room) List(ctx context.Context, f model.Filters) ([]network.Summary, er
 func checkFilters(f model.Filters, known ...string) error {
 	for k := range f {
 		if !slices.Contains(known, k) {
-			return refuse(errdefs.ErrInvalidArgument, "invalid filter '%s'", k)
+			return model.Refuse(errdefs.ErrInvalidArgument, "invalid filter '%s'", k)
 		}
 	}
 	return nil
@@ -60,13 +60,13 @@ func (r *Room) matches(n *net, f model.Filters) (bool, error) {
 	}
 	for v := range f["type"] {
 		if v != "builtin" && v != "custom" {
-			return false, refuse(errdefs.ErrInvalidArgument, "invalid filter 'type=%s': it must be builtin or custom", v)
+			return false, model.Refuse(errdefs.ErrInvalidArgument, "invalid filter 'type=%s': it must be builtin or custom", v)
 		}
 	}
 	for v := range f["dangling"] {
 		want, err := strconv.ParseBool(v)
 		if err != nil {
-			return false, refuse(errdefs.ErrInvalidArgument, "invalid filter 'dangling=%s'", v)
+			return false, model.Refuse(errdefs.ErrInvalidArgument, "invalid filter 'dangling=%s'", v)
 		}
 		if want == (predefined(n.rec.Name) || len(r.users(n)) > 0) {
 			return false, nil
@@ -139,7 +139,7 @@ func (r *Room) Remove(ctx context.Context, ref string) error {
 	r.mu.Lock()
 	n, err := r.lookup(ref)
 	if err == nil && predefined(n.rec.Name) {
-		err = refuse(errdefs.ErrPermissionDenied, "%s is a pre-defined network and cannot be removed", n.rec.Name)
+		err = model.Refuse(errdefs.ErrPermissionDenied, "%s is a pre-defined network and cannot be removed", n.rec.Name)
 	}
 	if err == nil {
 		err = r.unused(n)
@@ -170,7 +170,7 @@ func (r *Room) unused(n *net) error {
 		return nil
 	}
 	slices.Sort(who)
-	return refuse(errdefs.ErrPermissionDenied, "error while removing network: network %s has active endpoints (%s); disconnect or stop them first",
+	return model.Refuse(errdefs.ErrPermissionDenied, "error while removing network: network %s has active endpoints (%s); disconnect or stop them first",
 		n.rec.Name, strings.Join(who, ", "))
 }
 
@@ -237,7 +237,7 @@ func (r *Room) Prune(ctx context.Context, f model.Filters) (network.PruneReport,
 // parseUntil reads a time, a Unix time stamp or a duration before now.
 func parseUntil(vals map[string]bool) (time.Time, error) {
 	if len(vals) > 1 {
-		return time.Time{}, refuse(errdefs.ErrInvalidArgument, "more than one until filter specified")
+		return time.Time{}, model.Refuse(errdefs.ErrInvalidArgument, "more than one until filter specified")
 	}
 	for v := range vals {
 		if d, err := time.ParseDuration(v); err == nil {
@@ -249,7 +249,7 @@ func parseUntil(vals map[string]bool) (time.Time, error) {
 		if s, err := strconv.ParseFloat(v, 64); err == nil {
 			return time.UnixMicro(int64(s * 1e6)), nil
 		}
-		return time.Time{}, refuse(errdefs.ErrInvalidArgument, "invalid until %q: give a duration such as 24h, a time (RFC 3339) or a Unix time stamp", v)
+		return time.Time{}, model.Refuse(errdefs.ErrInvalidArgument, "invalid until %q: give a duration such as 24h, a time (RFC 3339) or a Unix time stamp", v)
 	}
 	return time.Time{}, nil
 }

@@ -10,6 +10,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"wharf/internal/model"
 )
 
 // netns is an open network namespace.
@@ -77,11 +79,11 @@ func (n *netns) enter(inside func(c *rtnl) error) (*rtnl, error) {
 func writeSysctl(name, value string) error {
 	p := sysctlPath(name)
 	if !strings.HasPrefix(p, "/proc/sys/net/") {
-		return refuse(errdefs.ErrInvalidArgument, "sysctl %s is not in a network namespace", name)
+		return model.Refuse(errdefs.ErrInvalidArgument, "sysctl %s is not in a network namespace", name)
 	}
 	if err := os.WriteFile(p, []byte(value), 0); err != nil {
 		if errors.Is(err, os.ErrNotExist) {
-			return refuse(errdefs.ErrInvalidArgument, "sysctl %s: this kernel or namespace has none of that name", name)
+			return model.Refuse(errdefs.ErrInvalidArgument, "sysctl %s: this kernel or namespace has none of that name", name)
 		}
 		return fmt.Errorf("sysctl %s=%s: %w", name, value, err)
 	}

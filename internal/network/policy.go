@@ -57,10 +57,10 @@ func (r *Room) CheckLimits(labels map[string]string, mode container.NetworkMode,
 		return err
 	}
 	if mode.IsHost() || mode.IsContainer() {
-		return refuse(errdefs.ErrInvalidArgument, "label %s needs a network namespace of the container's own; it has --network %s", used, mode)
+		return model.Refuse(errdefs.ErrInvalidArgument, "label %s needs a network namespace of the container's own; it has --network %s", used, mode)
 	}
 	if netAdmin {
-		return refuse(errdefs.ErrInvalidArgument, "label %s cannot hold for a container that may change its own network: leave out --privileged and --cap-add NET_ADMIN, or the label", used)
+		return model.Refuse(errdefs.ErrInvalidArgument, "label %s cannot hold for a container that may change its own network: leave out --privileged and --cap-add NET_ADMIN, or the label", used)
 	}
 	return nil
 }
@@ -69,7 +69,7 @@ func (r *Room) CheckLimits(labels map[string]string, mode container.NetworkMode,
 func policyOf(q model.AttachNetworks) (*policy, error) {
 	p, used, err := readPolicy(q.Labels)
 	if err == nil && p != nil && q.NetAdmin {
-		err = refuse(errdefs.ErrInvalidArgument, "label %s cannot hold for a container that may change its own network", used)
+		err = model.Refuse(errdefs.ErrInvalidArgument, "label %s cannot hold for a container that may change its own network", used)
 	}
 	return p, err
 }
@@ -98,11 +98,11 @@ func readPolicy(labels map[string]string) (_ *policy, used string, err error) {
 		case labelBandwidthOut:
 			p.out, err = parseRate(v)
 		default: // a slip of the pen must not leave a door open
-			return nil, k, refuse(errdefs.ErrInvalidArgument, "label %s is not known: there are %s", k,
+			return nil, k, model.Refuse(errdefs.ErrInvalidArgument, "label %s is not known: there are %s", k,
 				strings.Join([]string{labelEgressAllow, labelEgressDeny, labelIngressAllow, labelIngressDeny, labelBandwidthIn, labelBandwidthOut}, ", "))
 		}
 		if err != nil {
-			return nil, k, refuse(errdefs.ErrInvalidArgument, "label %s: %w", k, err)
+			return nil, k, model.Refuse(errdefs.ErrInvalidArgument, "label %s: %w", k, err)
 		}
 		if used == "" {
 			used = k

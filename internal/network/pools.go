@@ -10,6 +10,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"wharf/internal/model"
 )
 
 // defaultPools are Docker's, in Docker's order.
@@ -36,7 +38,7 @@ func (r *Room) freeSubnet(bridge string) (netip.Prefix, error) {
 			return s, nil
 		}
 	}
-	return netip.Prefix{}, refuse(errdefs.ErrResourceExhausted, "all predefined address pools have been fully subnetted: give a subnet, remove networks that are not used, or add default-address-pools")
+	return netip.Prefix{}, model.Refuse(errdefs.ErrResourceExhausted, "all predefined address pools have been fully subnetted: give a subnet, remove networks that are not used, or add default-address-pools")
 }
 
 // cut finds the pool's first subnet that overlaps none of taken.

@@ -91,7 +91,7 @@ func (r *Room) reservePort(q model.AttachNetworks, e *endpoint, p network.Port, 
 		return nil, err
 	}
 	if _, ok := protocols[p.Proto()]; !ok {
-		return nil, refuse(errdefs.ErrInvalidArgument, "publish %s: protocol %q is not tcp, udp or sctp", p, p.Proto())
+		return nil, model.Refuse(errdefs.ErrInvalidArgument, "publish %s: protocol %q is not tcp, udp or sctp", p, p.Proto())
 	}
 	hosts, err := r.hostAddrs(e, p.Proto(), b.HostIP)
 	if err != nil {
@@ -148,7 +148,7 @@ func parseRange(s string) (first, last uint16, err error) {
 	x, err1 := strconv.ParseUint(a, 10, 16)
 	y, err2 := strconv.ParseUint(b, 10, 16)
 	if err1 != nil || err2 != nil || x > y || two && x == 0 {
-		return 0, 0, refuse(errdefs.ErrInvalidArgument, "invalid host port %q: give a number up to 65535 or a range such as 8000-8010", s)
+		return 0, 0, model.Refuse(errdefs.ErrInvalidArgument, "invalid host port %q: give a number up to 65535 or a range such as 8000-8010", s)
 	}
 	return uint16(x), uint16(y), nil
 }
@@ -166,7 +166,7 @@ func (r *Room) hostAddrs(e *endpoint, proto network.IPProtocol, want netip.Addr)
 	if want.IsValid() {
 		want = want.Unmap()
 		if !relays && (want.Is4() && !has4 || want.Is6() && !has6) {
-			return nil, refuse(errdefs.ErrInvalidArgument, "publish at %s: the container has no address of that family on network %s", want, e.Network)
+			return nil, model.Refuse(errdefs.ErrInvalidArgument, "publish at %s: the container has no address of that family on network %s", want, e.Network)
 		}
 		return []netip.Addr{want}, nil
 	}
@@ -190,13 +190,13 @@ func hostHasIPv6() bool {
 func (r *Room) takePort(q model.AttachNetworks, e *endpoint, p network.Port, host netip.AddrPort) (*portHolder, error) {
 	proto := protocols[p.Proto()]
 	if h := r.portOwner(proto, host); h != nil {
-		return nil, refuse(errdefs.ErrConflict, "Bind for %s failed: port is already allocated (container %s, %s, has it)", //nolint:staticcheck // Docker's text
+		return nil, model.Refuse(errdefs.ErrConflict, "Bind for %s failed: port is already allocated (container %s, %s, has it)", //nolint:staticcheck // Docker's text
 			host, h.name, h.id.Short())
 	}
 	fd, bound, err := bindPort(proto, host)
 	if err != nil {
 		if errors.Is(err, unix.EADDRINUSE) {
-			return nil, refuse(errdefs.ErrConflict, "failed to bind host port %s/%s: address already in use (%s)", host, p.Proto(), socketOwner(p.Proto(), host))
+			return nil, model.Refuse(errdefs.ErrConflict, "failed to bind host port %s/%s: address already in use (%s)", host, p.Proto(), socketOwner(p.Proto(), host))
 		}
 		return nil, fmt.Errorf("failed to bind host port %s/%s: %w", host, p.Proto(), err)
 	}
@@ -211,7 +211,7 @@ func (r *Room) takePort(q model.AttachNetworks, e *endpoint, p network.Port, hos
 		if h.relay, err = startRelay(fd, proto, h.rule.container, r.log); err != nil {
 			h.close()
 			if errors.Is(err, unix.EADDRINUSE) { // TCP: somebody listens at one of the addresses
-				return nil, refuse(errdefs.ErrConflict, "failed to bind host port %s/%s: address already in use (%s)", host, p.Proto(), socketOwner(p.Proto(), host))
+				return nil, model.Refuse(errdefs.ErrConflict, "failed to bind host port %s/%s: address already in use (%s)", host, p.Proto(), socketOwner(p.Proto(), host))
 			}
 			return nil, fmt.Errorf("listen at host port %s/%s: %w", host, p.Proto(), err)
 		}

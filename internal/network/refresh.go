@@ -45,7 +45,7 @@ func namespaceOf(q model.AttachNetworks) (string, error) {
 	case q.Pid > 0:
 		return "/proc/" + strconv.Itoa(q.Pid) + "/ns/net", nil
 	}
-	return "", refuse(errdefs.ErrFailedPrecondition, "container %s does not run", q.ID.Short())
+	return "", model.Refuse(errdefs.ErrFailedPrecondition, "container %s does not run", q.ID.Short())
 }
 
 // rename gives the container's endpoints the names of q. Settings are shared

@@ -96,15 +96,15 @@ type endpoint struct {
 // network.
 func Open(ctx context.Context, o Options) (*Room, error) {
 	if o.Dir == "" {
-		return nil, refuse(errdefs.ErrInvalidArgument, "network: a state directory is needed")
+		return nil, model.Refuse(errdefs.ErrInvalidArgument, "network: a state directory is needed")
 	}
 	if m := o.FirewallMode; m != "" && m != FirewallHost && m != FirewallDocker {
-		return nil, refuse(errdefs.ErrInvalidArgument, "invalid firewall mode %q: it is %s (the host's own firewall decides) or %s (containers' packets pass it)", m, FirewallHost, FirewallDocker)
+		return nil, model.Refuse(errdefs.ErrInvalidArgument, "invalid firewall mode %q: it is %s (the host's own firewall decides) or %s (containers' packets pass it)", m, FirewallHost, FirewallDocker)
 	}
 	o.defaults()
 	for _, p := range o.Pools {
 		if !p.Base.IsValid() || p.Size < p.Base.Bits() || p.Size > p.Base.Addr().BitLen()-2 {
-			return nil, refuse(errdefs.ErrInvalidArgument, "network: invalid default address pool %s of size %d: the size is the length of a subnet's prefix, from %d to %d", p.Base, p.Size, max(0, p.Base.Bits()), max(0, p.Base.Addr().BitLen()-2))
+			return nil, model.Refuse(errdefs.ErrInvalidArgument, "network: invalid default address pool %s of size %d: the size is the length of a subnet's prefix, from %d to %d", p.Base, p.Size, max(0, p.Base.Bits()), max(0, p.Base.Addr().BitLen()-2))
 		}
 	}
 	r := &Room{
@@ -296,7 +296,7 @@ func (r *Room) refreshDefault(rec record) (record, error) {
 	switch {
 	case o.BIP.IsValid():
 		if !o.BIP.Addr().Is4() || o.BIP.Masked().Addr() == o.BIP.Addr() && o.BIP.Bits() < 31 {
-			return rec, refuse(errdefs.ErrInvalidArgument, "bip %s: it must be the bridge's own IPv4 address with its subnet, such as 172.30.0.1/16", o.BIP)
+			return rec, model.Refuse(errdefs.ErrInvalidArgument, "bip %s: it must be the bridge's own IPv4 address with its subnet, such as 172.30.0.1/16", o.BIP)
 		}
 		c.Subnet, c.Gateway = o.BIP.Masked(), o.BIP.Addr()
 	case !had.Subnet.IsValid() || r.routedElsewhere(had.Subnet, o.Bridge):
@@ -339,9 +339,9 @@ func (r *Room) lookup(ref string) (*net, error) {
 	}
 	switch {
 	case several:
-		return nil, refuse(errdefs.ErrInvalidArgument, "network %s is ambiguous (it is the beginning of several ids)", ref)
+		return nil, model.Refuse(errdefs.ErrInvalidArgument, "network %s is ambiguous (it is the beginning of several ids)", ref)
 	case byPrefix != nil:
 		return byPrefix, nil
 	}
-	return nil, refuse(errdefs.ErrNotFound, "network %s not found", ref)
+	return nil, model.Refuse(errdefs.ErrNotFound, "network %s not found", ref)
 }

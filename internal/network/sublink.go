@@ -13,6 +13,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"wharf/internal/model"
 )
 
 // The drivers macvlan and ipvlan: a container's interface is a slice of a
@@ -80,7 +82,7 @@ func parentOf(name string) (base string, vlan uint16, ok bool) {
 func checkSubOptions(driver string, opts map[string]string) (warnings []string, _ error) {
 	bad := func(k string, known []string) error {
 		slices.Sort(known)
-		return refuse(errdefs.ErrInvalidArgument, "invalid value %q for option %s: it is one of %s", opts[k], k, strings.Join(known, ", "))
+		return model.Refuse(errdefs.ErrInvalidArgument, "invalid value %q for option %s: it is one of %s", opts[k], k, strings.Join(known, ", "))
 	}
 	for _, k := range slices.Sorted(maps.Keys(opts)) {
 		v := opts[k]
@@ -88,7 +90,7 @@ func checkSubOptions(driver string, opts map[string]string) (warnings []string, 
 		switch {
 		case k == optParent:
 			if len(v) > ifaceNameMax || strings.ContainsAny(v, "/: \t\n") {
-				return nil, refuse(errdefs.ErrInvalidArgument, "invalid value %q for option %s: a link's name has up to %d characters, without slash, colon and space", v, k, ifaceNameMax)
+				return nil, model.Refuse(errdefs.ErrInvalidArgument, "invalid value %q for option %s: a link's name has up to %d characters, without slash, colon and space", v, k, ifaceNameMax)
 			}
 		case k == optMacvlanMode && mac:
 			if _, ok := macvlanModes[v]; !ok && v != "" {
@@ -107,7 +109,7 @@ func checkSubOptions(driver string, opts map[string]string) (warnings []string, 
 				return nil, err
 			}
 		case strings.HasPrefix(k, "com.docker.network."):
-			return nil, refuse(errdefs.ErrInvalidArgument, "network option %s is not one of driver %s", k, driver)
+			return nil, model.Refuse(errdefs.ErrInvalidArgument, "network option %s is not one of driver %s", k, driver)
 		default:
 			warnings = append(warnings, fmt.Sprintf("option %s is not known to driver %s and has no effect", k, driver))
 		}
@@ -127,10 +129,10 @@ func (r *Room) checkParent(n *net) error {
 	}
 	base, _, ok := parentOf(p)
 	if !ok {
-		return refuse(errdefs.ErrInvalidArgument, "parent interface %s does not exist on this host (a VLAN of one is written as eth0.10)", p)
+		return model.Refuse(errdefs.ErrInvalidArgument, "parent interface %s does not exist on this host (a VLAN of one is written as eth0.10)", p)
 	}
 	if !r.linkExists(base) {
-		return refuse(errdefs.ErrInvalidArgument, "parent interface %s: there is no interface %s on this host to make VLAN interface %s of", p, base, p)
+		return model.Refuse(errdefs.ErrInvalidArgument, "parent interface %s: there is no interface %s on this host to make VLAN interface %s of", p, base, p)
 	}
 	return r.kindThere("vlan")
 }
@@ -150,7 +152,7 @@ func (r *Room) kindThere(kind string) error {
 }
 
 func missingKind(kind string) error {
-	return refuse(errdefs.ErrNotImplemented, "this kernel has no %s links: its module %s is missing or may not be loaded (try modprobe %[2]s)", kind, moduleOf[kind])
+	return model.Refuse(errdefs.ErrNotImplemented, "this kernel has no %s links: its module %s is missing or may not be loaded (try modprobe %[2]s)", kind, moduleOf[kind])
 }
 
 // alias marks a link that was made for the network.
@@ -170,11 +172,11 @@ func (r *Room) ensureParent(n *net) (int, error) {
 	base, vlan, isVLAN := parentOf(name)
 	if n.rec.Options[optParent] != "" {
 		if !isVLAN {
-			return 0, refuse(errdefs.ErrFailedPrecondition, "parent interface %s does not exist on this host", name)
+			return 0, model.Refuse(errdefs.ErrFailedPrecondition, "parent interface %s does not exist on this host", name)
 		}
 		kind = "vlan"
 		if on, err = r.rt.index(base); err != nil {
-			return 0, refuse(errdefs.ErrFailedPrecondition, "parent interface %s: there is no interface %s on this host", name, base)
+			return 0, model.Refuse(errdefs.ErrFailedPrecondition, "parent interface %s: there is no interface %s on this host", name, base)
 		}
 	}
 	if err := r.rt.do(addParent(name, kind, on, vlan)); err != nil {
@@ -209,7 +211,7 @@ func (r *Room) addSubLink(ns *netns, e *endpoint) error {
 	case errors.Is(err, unix.EOPNOTSUPP):
 		err = missingKind(e.net.rec.Driver)
 	case errors.Is(err, unix.EBUSY):
-		err = refuse(errdefs.ErrConflict, "parent interface %s is in use by something else (a bridge, a bond, macvlan and ipvlan cannot share one): %w", e.net.parent(), err)
+		err = model.Refuse(errdefs.ErrConflict, "parent interface %s is in use by something else (a bridge, a bond, macvlan and ipvlan cannot share one): %w", e.net.parent(), err)
 	case err != nil:
 		err = explain(err)
 	}

@@ -54,7 +54,7 @@ func (r *Room) Inspect(ctx context.Context, name string) (*volume.Volume, error)
 func checkFilters(f model.Filters, known ...string) error {
 	for k := range f {
 		if !slices.Contains(known, k) {
-			return refuse(errdefs.ErrInvalidArgument, "invalid filter '%s'", k)
+			return model.Refuse(errdefs.ErrInvalidArgument, "invalid filter '%s'", k)
 		}
 	}
 	return nil
@@ -66,7 +66,7 @@ func truth(f model.Filters, key string) (*bool, error) {
 	for s := range f[key] {
 		b, err := strconv.ParseBool(s)
 		if err != nil || got != nil && *got != b {
-			return nil, refuse(errdefs.ErrInvalidArgument, "invalid filter '%s=%s': it must be true or false", key, s)
+			return nil, model.Refuse(errdefs.ErrInvalidArgument, "invalid filter '%s=%s': it must be true or false", key, s)
 		}
 		got = &b
 	}

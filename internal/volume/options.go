@@ -11,6 +11,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"wharf/internal/model"
 )
 
 // checkOptions checks the local driver's options: none, or device and type,
@@ -23,14 +25,14 @@ func checkOptions(opts map[string]string) error {
 		switch k {
 		case "type", "o", "device":
 		case "size":
-			return refuse(errdefs.ErrNotImplemented, "option size: the local driver cannot limit a volume's size (a file system with project quotas is not supported yet); use type=tmpfs with o=size=..., or a device of that size")
+			return model.Refuse(errdefs.ErrNotImplemented, "option size: the local driver cannot limit a volume's size (a file system with project quotas is not supported yet); use type=tmpfs with o=size=..., or a device of that size")
 		default:
-			return refuse(errdefs.ErrInvalidArgument, "invalid option: %q: the local driver has type, device and o", k)
+			return model.Refuse(errdefs.ErrInvalidArgument, "invalid option: %q: the local driver has type, device and o", k)
 		}
 	}
 	for _, k := range []string{"device", "type"} {
 		if opts[k] == "" {
-			return refuse(errdefs.ErrInvalidArgument, "missing required option: %q", k)
+			return model.Refuse(errdefs.ErrInvalidArgument, "missing required option: %q", k)
 		}
 	}
 	if _, _, _, err := mountWords(opts["o"]); err != nil {
@@ -73,7 +75,7 @@ func mountWords(o string) (flags, prop uintptr, data []string, err error) {
 		switch {
 		case w == "":
 		case w == "remount" || w == "move":
-			return 0, 0, nil, refuse(errdefs.ErrInvalidArgument, "mount option %s makes no sense for a volume", w)
+			return 0, 0, nil, model.Refuse(errdefs.ErrInvalidArgument, "mount option %s makes no sense for a volume", w)
 		case isProp:
 			prop = p
 		case known && f.clear:
@@ -146,7 +148,7 @@ func mounted(dir string) (bool, error) {
 		return false, &os.PathError{Op: "statx", Path: dir, Err: err}
 	}
 	if st.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT == 0 {
-		return false, refuse(errdefs.ErrNotImplemented, "the kernel cannot tell mount points (Linux 5.8 can)")
+		return false, model.Refuse(errdefs.ErrNotImplemented, "the kernel cannot tell mount points (Linux 5.8 can)")
 	}
 	return st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
 }

@@ -59,7 +59,7 @@ const (
 // delete.
 func Open(o Options) (*Room, error) {
 	if o.Dir == "" {
-		return nil, refuse(errdefs.ErrInvalidArgument, "volume: a directory is needed")
+		return nil, model.Refuse(errdefs.ErrInvalidArgument, "volume: a directory is needed")
 	}
 	if o.Publish == nil {
 		o.Publish = func(events.Type, events.Action, string, map[string]string) {}
@@ -105,11 +105,11 @@ var validName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
 func checkName(name string) error {
 	switch {
 	case len(name) == 1:
-		return refuse(errdefs.ErrInvalidArgument, "volume name is too short, names should be at least two alphanumeric characters")
+		return model.Refuse(errdefs.ErrInvalidArgument, "volume name is too short, names should be at least two alphanumeric characters")
 	case len(name) > 255:
-		return refuse(errdefs.ErrInvalidArgument, "volume name of %d characters is too long, it may have 255", len(name))
+		return model.Refuse(errdefs.ErrInvalidArgument, "volume name of %d characters is too long, it may have 255", len(name))
 	case !validName.MatchString(name):
-		return refuse(errdefs.ErrInvalidArgument, `create %s: %q includes invalid characters for a local volume name, only "[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path`, name, name)
+		return model.Refuse(errdefs.ErrInvalidArgument, `create %s: %q includes invalid characters for a local volume name, only "[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path`, name, name)
 	}
 	return nil
 }
@@ -135,7 +135,7 @@ func (r *Room) create(q volume.CreateRequest, user model.ID) (*vol, error) {
 		labels[labelAnonymous] = ""
 	}
 	if q.ClusterVolumeSpec != nil {
-		return nil, refuse(errdefs.ErrNotImplemented, "cluster volumes are not supported")
+		return nil, model.Refuse(errdefs.ErrNotImplemented, "cluster volumes are not supported")
 	}
 	if err := checkName(q.Name); err != nil {
 		return nil, err
@@ -144,7 +144,7 @@ func (r *Room) create(q volume.CreateRequest, user model.ID) (*vol, error) {
 	defer r.mu.Unlock()
 	if v := r.vols[q.Name]; v != nil {
 		if q.Driver != "" && q.Driver != v.rec.Driver {
-			return nil, refuse(errdefs.ErrConflict, "create %s: volume name must be unique: it exists with driver %s, not %s", q.Name, v.rec.Driver, q.Driver)
+			return nil, model.Refuse(errdefs.ErrConflict, "create %s: volume name must be unique: it exists with driver %s, not %s", q.Name, v.rec.Driver, q.Driver)
 		}
 		if len(q.DriverOpts) > 0 && !maps.Equal(q.DriverOpts, v.rec.Options) {
 			r.log.Warn("a volume exists with other options, which stay", "volume", q.Name)
@@ -153,7 +153,7 @@ func (r *Room) create(q volume.CreateRequest, user model.ID) (*vol, error) {
 		return v, nil
 	}
 	if q.Driver != "" && q.Driver != driverLocal {
-		return nil, refuse(errdefs.ErrNotFound, "error looking up volume plugin %s: plugin %q not found (the local driver is there)", q.Driver, q.Driver)
+		return nil, model.Refuse(errdefs.ErrNotFound, "error looking up volume plugin %s: plugin %q not found (the local driver is there)", q.Driver, q.Driver)
 	}
 	if err := checkOptions(q.DriverOpts); err != nil {
 		return nil, fmt.Errorf("create %s: %w", q.Name, err)
@@ -190,7 +190,7 @@ func (r *Room) find(name string) (*vol, error) {
 	if v := r.vols[name]; v != nil {
 		return v, nil
 	}
-	return nil, refuse(errdefs.ErrNotFound, "get %s: no such volume", name)
+	return nil, model.Refuse(errdefs.ErrNotFound, "get %s: no such volume", name)
 }
 
 // Remove removes a volume that no container has. With force one that is not
@@ -245,7 +245,7 @@ func (r *Room) removableLocked(v *vol, name string, still func(*vol) bool) (bool
 	if len(v.users) == 0 {
 		return true, nil
 	}
-	return false, refuse(errdefs.ErrConflict, "remove %s: volume is in use - [%s]", name, strings.Join(v.userIDs(), ", "))
+	return false, model.Refuse(errdefs.ErrConflict, "remove %s: volume is in use - [%s]", name, strings.Join(v.userIDs(), ", "))
 }
 
 // takeAway renames the volume away and forgets it, in one go, so that its

@@ -32,7 +32,7 @@ func (r *Room) Use(ctx context.Context, id model.ID, m model.Mount) (string, err
 		labels[labelAnonymous] = ""
 	}
 	if m.Name == "" {
-		return "", refuse(errdefs.ErrInvalidArgument, "volume at %s has no name", m.Destination)
+		return "", model.Refuse(errdefs.ErrInvalidArgument, "volume at %s has no name", m.Destination)
 	}
 	had := r.holds(m.Name, id)
 	v, err := r.create(volume.CreateRequest{Name: m.Name, Driver: m.Driver, DriverOpts: m.DriverOptions, Labels: labels}, id)
@@ -218,16 +218,16 @@ func unmountAt(p string) error {
 func (v *vol) subpath(sub string) (string, error) {
 	clean := path.Clean(sub)
 	if path.IsAbs(sub) || clean == ".." || strings.HasPrefix(clean, "../") {
-		return "", refuse(errdefs.ErrInvalidArgument, "subpath %q must be a relative path within the volume", sub)
+		return "", model.Refuse(errdefs.ErrInvalidArgument, "subpath %q must be a relative path within the volume", sub)
 	}
 	fd, err := v.beneath(clean, unix.O_PATH)
 	switch {
 	case errors.Is(err, unix.EXDEV):
-		return "", refuse(errdefs.ErrInvalidArgument, "subpath %q: path concatenation escapes the base directory (a symbolic link leads out of the volume)", sub)
+		return "", model.Refuse(errdefs.ErrInvalidArgument, "subpath %q: path concatenation escapes the base directory (a symbolic link leads out of the volume)", sub)
 	case errors.Is(err, unix.ENOENT):
-		return "", refuse(errdefs.ErrNotFound, "cannot access path %q: %w", sub, err)
+		return "", model.Refuse(errdefs.ErrNotFound, "cannot access path %q: %w", sub, err)
 	case err != nil:
-		return "", refuse(errdefs.ErrInvalidArgument, "cannot access path %q: %w", sub, err)
+		return "", model.Refuse(errdefs.ErrInvalidArgument, "cannot access path %q: %w", sub, err)
 	}
 	defer unix.Close(fd)
 	sum := sha256.Sum256([]byte(clean))
