@@ -123,7 +123,7 @@ func (r *Room) Prune(ctx context.Context, f model.Filters) (volume.PruneReport, 
 		if err != nil {
 			return rep, err
 		}
-		err = r.remove(v.rec.Name, wanted)
+		err = r.remove(v.rec.Name, "", wanted)
 		if errdefs.IsNotFound(err) {
 			continue
 		}

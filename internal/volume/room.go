@@ -26,6 +26,9 @@ type Options struct {
 	Dir string // needed
 	// Publish receives the room's events; nil drops them.
 	Publish func(typ events.Type, action events.Action, id string, attrs map[string]string)
+	// OnTrash is called, without locks, when a removed volume lies in the
+	// trash and is measured; nil is not called.
+	OnTrash func()
 	Log     *slog.Logger
 }
 
@@ -33,10 +36,15 @@ type Options struct {
 type Room struct {
 	opts Options
 	log  *slog.Logger
-	wg   sync.WaitGroup // deletions
+	wg   sync.WaitGroup // deletions and measurements
 
-	mu   sync.Mutex
-	vols map[string]*vol // guarded by mu
+	closing context.Context // ends what goes on behind, but not deletions
+	close   context.CancelFunc
+
+	mu      sync.Mutex // guards the rest
+	vols    map[string]*vol
+	trash   map[string]*trashed // by id
+	noTrash bool
 }
 
 // vol is one volume.
@@ -52,7 +60,8 @@ func (v *vol) data() string { return filepath.Join(v.dir, "_data") }
 const (
 	driverLocal    = "local"
 	labelAnonymous = "com.docker.volume.anonymous"
-	gonePrefix     = ".gone-"
+	gonePrefix     = ".gone-" // removed, being deleted
+	newPrefix      = ".new-"  // being made
 )
 
 // Open reads the volumes and goes on deleting what an earlier daemon began to
@@ -67,7 +76,8 @@ func Open(o Options) (*Room, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	r := &Room{opts: o, log: o.Log.With("room", "volume"), vols: map[string]*vol{}}
+	r := &Room{opts: o, log: o.Log.With("room", "volume"), vols: map[string]*vol{}, trash: map[string]*trashed{}}
+	r.closing, r.close = context.WithCancel(context.Background())
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("volume: %w", err)
 	}
@@ -79,8 +89,18 @@ func Open(o Options) (*Room, error) {
 		dir := filepath.Join(o.Dir, e.Name())
 		switch {
 		case !e.IsDir():
-		case strings.HasPrefix(e.Name(), gonePrefix):
+		case strings.HasPrefix(e.Name(), gonePrefix), strings.HasPrefix(e.Name(), newPrefix):
 			r.deleteLater(dir)
+		case strings.HasPrefix(e.Name(), trashPrefix):
+			t, err := loadTrashed(dir)
+			if err != nil {
+				r.log.Error("a removed volume cannot be restored", "dir", e.Name(), "error", err)
+				continue
+			}
+			id := strings.TrimPrefix(e.Name(), trashPrefix)
+			if r.trash[id] = t; t.Size < 0 {
+				r.weigh(id)
+			}
 		case checkName(e.Name()) == nil:
 			rec, err := loadRecord(dir)
 			if err != nil {
@@ -95,6 +115,7 @@ func Open(o Options) (*Room, error) {
 
 // Close waits for deletions that are going on.
 func (r *Room) Close() error {
+	r.close()
 	r.wg.Wait()
 	return nil
 }
@@ -196,15 +217,16 @@ func (r *Room) find(name string) (*vol, error) {
 // Remove removes a volume that no container has. With force one that is not
 // there is no error.
 func (r *Room) Remove(ctx context.Context, name string, force bool) error {
-	err := r.remove(name, func(*vol) bool { return true })
+	err := r.remove(name, "", func(*vol) bool { return true })
 	if force && errdefs.IsNotFound(err) {
 		err = nil
 	}
 	return errors.Join(err, ctx.Err())
 }
 
-// remove takes the volume away, if unused and still wanted.
-func (r *Room) remove(name string, still func(*vol) bool) error {
+// remove takes the volume away, if unused and still wanted. by is the
+// container that it goes with.
+func (r *Room) remove(name string, by model.ID, still func(*vol) bool) error {
 	v, err := r.get(name)
 	if err != nil {
 		return err
@@ -218,15 +240,15 @@ func (r *Room) remove(name string, still func(*vol) bool) error {
 	if err := v.unmount(); err != nil {
 		return fmt.Errorf("remove %s: %w", name, err)
 	}
-	gone, err := r.takeAway(v, name, still)
-	if err != nil || gone == "" {
+	took, after, err := r.takeAway(v, name, by, still)
+	if err != nil || !took {
 		return err
 	}
 	r.opts.Publish(events.VolumeEventType, events.ActionDestroy, name, map[string]string{"driver": v.rec.Driver})
 	if err := syncDir(r.opts.Dir); err != nil {
 		return fmt.Errorf("remove %s: %w", name, err)
 	}
-	r.deleteLater(gone)
+	after()
 	return nil
 }
 
@@ -248,22 +270,32 @@ func (r *Room) removableLocked(v *vol, name string, still func(*vol) bool) (bool
 	return false, model.Refuse(errdefs.ErrConflict, "remove %s: volume is in use - [%s]", name, strings.Join(v.userIDs(), ", "))
 }
 
-// takeAway renames the volume away and forgets it, in one go, so that its
-// name is free for a new one. It returns where the content is now; "" when
-// there is nothing to delete.
-func (r *Room) takeAway(v *vol, name string, still func(*vol) bool) (string, error) {
+// takeAway renames the volume into the trash, or away, and forgets it, in one
+// go, so that its name is free for a new one. after is what is to be done
+// behind.
+func (r *Room) takeAway(v *vol, name string, by model.ID, still func(*vol) bool) (took bool, after func(), err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if ok, err := r.removableLocked(v, name, still); err != nil || !ok {
-		return "", err
+		return false, nil, err
 	}
-	gone := filepath.Join(r.opts.Dir, gonePrefix+model.NewID().Short())
-	// A directory that somebody removed by hand is no obstacle.
-	if err := os.Rename(v.dir, gone); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return "", fmt.Errorf("remove %s: %w", name, err)
+	if r.noTrash || v.worthless() {
+		gone := filepath.Join(r.opts.Dir, gonePrefix+model.NewID().Short())
+		err = os.Rename(v.dir, gone)
+		after = func() { r.deleteLater(gone) }
+	} else {
+		var id string
+		id, err = r.throw(v.rec, v.dir, by)
+		after = func() { r.weigh(id) }
+	}
+	if errors.Is(err, os.ErrNotExist) { // somebody removed it by hand
+		after, err = func() {}, nil
+	}
+	if err != nil {
+		return false, nil, fmt.Errorf("remove %s: %w", name, err)
 	}
 	delete(r.vols, name)
-	return gone, nil
+	return true, after, nil
 }
 
 func (v *vol) userIDs() []string {

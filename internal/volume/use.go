@@ -85,7 +85,7 @@ func (r *Room) Unuse(ctx context.Context, id model.ID, mounts []model.Mount, rem
 			break
 		}
 		// Another container may hold it (--volumes-from) or it is gone already.
-		err := r.remove(name, func(v *vol) bool { return len(v.users) == 0 })
+		err := r.remove(name, id, func(v *vol) bool { return len(v.users) == 0 })
 		if err != nil && !errdefs.IsNotFound(err) {
 			errs = append(errs, err)
 		}

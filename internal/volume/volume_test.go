@@ -143,6 +143,7 @@ func TestInUse(t *testing.T) {
 		t.Error(err)
 	}
 	must(t, again.Unuse(ctx, b, nil, true))
+	again.SetTrash(false)
 	must(t, again.Remove(ctx, "shared", false))
 	if err := again.Remove(ctx, "shared", false); !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "get shared: no such volume") {
 		t.Error(err)
