@@ -112,6 +112,9 @@ type Container struct {
 	RestartCount  int        `json:"restartCount,omitempty"`
 	StoppedByUser bool       `json:"stoppedByUser,omitempty"` // stop or kill by a person: "unless-stopped" stays down
 	Attached      []Endpoint `json:"attached,omitempty"`      // operational network state while running
+
+	NetworkRules *NetworkRules `json:"networkRules,omitempty"` // limits that were set by "wharf network"
+	Removal       *Removal   `json:"removal,omitempty"`       // of one being removed, or removed and in the trash
 }
 
 // Mount is a bind, volume or tmpfs of a container, with every default decided.
@@ -143,6 +146,11 @@ type Endpoint struct {
 	Settings  *network.EndpointSettings `json:"settings"`  // operational data filled in, as inspect shows it
 	Interface string                    `json:"interface"` // name inside, eth0
 	HostLink  string                    `json:"hostLink,omitempty"`
+	Tap       bool                      `json:"tap,omitempty"` // HostLink is a persistent tap of the daemon's namespace, to be opened with IFF_TAP|IFF_NO_PI|IFF_VNET_HDR
+	MTU       int                       `json:"mtu,omitempty"`
+	// NameServer is the network's own name server as seen from the network:
+	// for whoever has nothing at 127.0.0.11. Zero: the network has none.
+	NameServer netip.Addr `json:"nameServer,omitzero"`
 	Ports     network.PortMap           `json:"ports,omitempty"`     // published, with the host ports chosen
 	DNS       []netip.Addr              `json:"dns,omitempty"`       // servers that the network's own server asks for the container
 	Container string                    `json:"container,omitempty"` // its name, for network inspect
@@ -163,6 +171,10 @@ type Bundle struct {
 	// look-up unless Spec.Process.Env has it.
 	User     string   `json:"user,omitempty"`
 	GroupAdd []string `json:"groupAdd,omitempty"`
+
+	// Endpoints are the instance's networks, for a driver that makes the
+	// interfaces itself (a virtual machine). A container's are in the sandbox.
+	Endpoints []Endpoint `json:"endpoints,omitempty"`
 
 	Init        bool    `json:"init,omitempty"`      // our init as PID 1 in front of the process
 	OpenStdin   bool    `json:"openStdin,omitempty"` // else stdin is /dev/null
@@ -193,6 +205,7 @@ type LogPlan struct {
 type Exit struct {
 	Code      int       `json:"code"` // 0-255; 128+signal when a signal ended it
 	At        time.Time `json:"at"`
+	Signal    int       `json:"signal,omitempty"` // that ended it, when the code is for one and not the program's own
 	OOMKilled bool      `json:"oomKilled,omitempty"`
 	Error     string    `json:"error,omitempty"` // why it could not be started or was lost, for a person
 }

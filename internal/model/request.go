@@ -109,7 +109,13 @@ type AttachNetworks struct {
 	// wharf.bandwidth limit what it may send and receive.
 	Labels   map[string]string
 	NetAdmin bool         // the container may change its own network (--privileged, CAP_NET_ADMIN): such limits cannot hold
-	DNS      []netip.Addr // HostConfig.DNS: servers that a user-defined network's own server asks for this container; none: the daemon's or the host's
+	// Rules were set while the container exists; they add up with the labels.
+	Rules *NetworkRules
+	// Tap asks for taps on the networks' bridges in the daemon's own namespace
+	// instead of interfaces in Netns: a virtual machine opens them by name
+	// (Endpoint.HostLink). Netns and Sysctls are not looked at then.
+	Tap bool
+	DNS []netip.Addr // HostConfig.DNS: servers that a user-defined network's own server asks for this container; none: the daemon's or the host's
 }
 
 // Root is a directory that is some container's "/". IDs is set when files
