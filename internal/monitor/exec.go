@@ -24,7 +24,7 @@ type execs struct {
 type execd struct {
 	id      string
 	pid     int
-	handle  *handle
+	handle  waiter
 	streams *streams
 	done    chan struct{}
 	exit    monitorapi.Exit
@@ -116,7 +116,7 @@ func (m *monitor) exec(conn *os.File, r *monitorapi.Reader, q monitorapi.Request
 	}
 	want := monitorapi.Attach{Stdin: q.Start.OpenStdin || q.Start.Terminal, Stdout: true, Stderr: true}
 	// A client that has gone ends neither this process nor its own.
-	_ = reply(conn, monitorapi.Reply{Pid: x.pid, Warnings: proc.warnings()})
+	_ = reply(conn, monitorapi.Reply{Pid: x.pid, Warnings: proc.Warnings()})
 	c := newClient(conn, want)
 	x.streams.add(c)
 	x.streams.run()
@@ -133,37 +133,37 @@ func (m *monitor) exec(conn *os.File, r *monitorapi.Reader, q monitorapi.Request
 }
 
 // startExec makes the process and its stdio.
-func (m *monitor) startExec(x *execd, e *monitorapi.Exec) (process, error) {
+func (m *monitor) startExec(x *execd, e *monitorapi.Exec) (Process, error) {
 	if m.ended() != nil {
 		return nil, failed(monitorapi.KindNotFound, "the container has ended")
 	}
-	var f files
+	var f Files
 	var err error
 	if !e.Terminal {
 		if f, err = x.streams.pipes(e.OpenStdin, e.Owner); err != nil {
 			return nil, err
 		}
 	}
-	proc, err := m.engine.exec(m.proc.pid(), e.Prepared, f)
+	proc, err := m.engine.Exec(m.proc, e, f)
 	f.closeStdio()
 	if err != nil {
 		x.streams.shut()
 		return nil, err
 	}
 	if e.Terminal {
-		err = x.streams.terminal(proc.console())
+		err = x.streams.terminal(proc)
 	}
-	x.pid = proc.pid()
+	x.pid = proc.Pid()
 	if err == nil {
-		x.handle, err = openHandle(x.pid)
+		x.handle, err = openWaiter(proc)
 	}
 	if err == nil {
-		if err = proc.start(); err != nil {
-			_, _ = x.handle.wait()
+		if err = proc.Start(); err != nil {
+			_ = x.handle.wait()
 		}
 	}
 	if err != nil {
-		proc.close()
+		proc.Close()
 		x.streams.shut()
 		return nil, err
 	}
@@ -172,13 +172,13 @@ func (m *monitor) startExec(x *execd, e *monitorapi.Exec) (process, error) {
 
 // holdExec waits for an exec's end and tells its client. A descendant that
 // still writes afterwards is read to nowhere until it ends.
-func (m *monitor) holdExec(x *execd, proc process) {
-	x.exit = ended(x.handle.wait())
+func (m *monitor) holdExec(x *execd, proc Process) {
+	x.exit = x.handle.wait()
 	x.streams.finish()
 	close(x.done)
 	m.execs.retire(x)
-	proc.close()
-	_ = x.handle.f.Close()
+	proc.Close()
+	x.handle.close()
 	x.streams.close(x.exit)
 	go func() {
 		x.streams.pumps.Wait()

@@ -24,13 +24,13 @@ const controlFd = 3
 // monitor is one container's.
 type monitor struct {
 	start  monitorapi.Start
-	engine engine
+	engine Engine
 	dir    *os.File // instances/<id>
 	socket *os.File
 	log    *logfile.Log
 	main   *streams
-	proc   process
-	handle *handle
+	proc   Process
+	handle waiter
 	began  time.Time
 	trace  trace
 	execs  execs
@@ -44,7 +44,10 @@ type monitor struct {
 
 // Main is wharf-monitor: it reads a Start from descriptor 3, starts the
 // container, holds it to its end and returns the process's exit code.
-func Main() int {
+func Main() int { return Hold(native{}) }
+
+// Hold is Main with another engine.
+func Hold(e Engine) int {
 	tr := trace{{Name: "monitor runs", At: time.Now().UnixNano()}}
 	// Signals for the terminal or service that the daemon runs in are not for
 	// us.
@@ -71,7 +74,7 @@ func Main() int {
 	}
 	nameSelf(st.ID)
 	tr.add("monitor has its orders")
-	return run(st, f, control, native{}, tr)
+	return run(st, f, control, e, tr)
 }
 
 // trace says where the time of a start went.
@@ -99,14 +102,14 @@ func ours() (*os.File, error) {
 }
 
 // run is Main after the Start message.
-func run(st monitorapi.Start, f files, control *os.File, e engine, tr trace) int {
+func run(st monitorapi.Start, f Files, control *os.File, e Engine, tr trace) int {
 	m, err := begin(st, f, e, tr)
 	if err != nil {
 		_ = monitorapi.WriteJSON(control, monitorapi.Error, asFailed(err))
 		return 1
 	}
 	err = monitorapi.WriteJSON(control, monitorapi.StartedFrame,
-		monitorapi.Started{Version: monitorapi.Version, Pid: m.proc.pid(), Warnings: m.proc.warnings(), Trace: m.trace})
+		monitorapi.Started{Version: monitorapi.Version, Pid: m.proc.Pid(), Warnings: m.proc.Warnings(), Trace: m.trace})
 	if err != nil {
 		// The daemon has died before it could know of the container: no
 		// record says that it runs, so it must not.
@@ -116,7 +119,7 @@ func run(st monitorapi.Start, f files, control *os.File, e engine, tr trace) int
 }
 
 // begin makes the container and its stdio and starts it.
-func begin(st monitorapi.Start, f files, e engine, tr trace) (m *monitor, err error) {
+func begin(st monitorapi.Start, f Files, e Engine, tr trace) (m *monitor, err error) {
 	var u undo.Stack
 	defer u.OnError(&err)
 	m = &monitor{start: st, engine: e, trace: tr, exited: make(chan struct{})}
@@ -134,31 +137,31 @@ func begin(st monitorapi.Start, f files, e engine, tr trace) (m *monitor, err er
 		if err != nil {
 			return nil, err
 		}
-		f.stdin, f.stdout, f.stderr = pipes.stdin, pipes.stdout, pipes.stderr
+		f.Stdin, f.Stdout, f.Stderr = pipes.Stdin, pipes.Stdout, pipes.Stderr
 	}
-	m.proc, err = e.create(st.Prepared, f)
+	m.proc, err = e.Create(&m.start, f)
 	f.closeStdio()
 	f.closeNamespaces()
 	asideErr := <-aside
 	if err != nil {
 		return nil, err
 	}
-	m.trace = append(m.trace, m.proc.trace()...)
+	m.trace = append(m.trace, m.proc.Trace()...)
 	m.trace.add("container is made")
 	made := m.proc // m is nil when an error is returned
-	u.Push(func() error { made.close(); return nil })
+	u.Push(func() error { made.Close(); return nil })
 	if asideErr != nil {
 		return nil, asideErr
 	}
 	if st.Terminal {
-		if err := m.main.terminal(m.proc.console()); err != nil {
+		if err := m.main.terminal(m.proc); err != nil {
 			return nil, err
 		}
 	}
-	if m.handle, err = openHandle(m.proc.pid()); err != nil {
+	if m.handle, err = openWaiter(m.proc); err != nil {
 		return nil, err
 	}
-	if err := m.proc.start(); err != nil {
+	if err := m.proc.Start(); err != nil {
 		return nil, err
 	}
 	m.began = time.Now().UTC()
@@ -166,8 +169,8 @@ func begin(st monitorapi.Start, f files, e engine, tr trace) (m *monitor, err er
 	return m, nil
 }
 
-func (f files) closeNamespaces() {
-	for _, x := range []*os.File{f.user, f.net} {
+func (f Files) closeNamespaces() {
+	for _, x := range []*os.File{f.User, f.Net} {
 		if x != nil {
 			_ = x.Close()
 		}
@@ -204,7 +207,7 @@ func (m *monitor) hold(control *os.File) int {
 		_ = control.Close()
 	}()
 
-	e := ended(m.handle.wait())
+	e := m.handle.wait()
 	m.main.finish()
 	m.main.shut()
 	_ = m.log.Close()
@@ -220,7 +223,7 @@ func (m *monitor) hold(control *os.File) int {
 
 	_ = unix.Unlinkat(int(m.dir.Fd()), monitorapi.SocketName, 0)
 	_ = m.socket.Close()
-	m.proc.close()
+	m.proc.Close()
 	m.main.close(e)
 	m.busy.Wait()
 	return 0

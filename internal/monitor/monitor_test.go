@@ -28,7 +28,11 @@ type fakeProcess struct {
 	gate *os.File
 }
 
-func (fakeEngine) create(prepared json.RawMessage, f files) (process, error) {
+func (fakeEngine) Create(st *monitorapi.Start, f Files) (Process, error) {
+	return fakeScript(st.Prepared, f)
+}
+
+func fakeScript(prepared json.RawMessage, f Files) (Process, error) {
 	var script string
 	if err := json.Unmarshal(prepared, &script); err != nil {
 		return nil, err
@@ -42,24 +46,24 @@ func (fakeEngine) create(prepared json.RawMessage, f files) (process, error) {
 	}
 	defer r.Close()
 	in := uintptr(0)
-	if f.stdin != nil {
-		in = f.stdin.Fd()
+	if f.Stdin != nil {
+		in = f.Stdin.Fd()
 	}
 	p, err := syscall.ForkExec("/bin/sh", []string{"sh", "-c", "read x <&3; exec 3<&-\n" + script},
-		&syscall.ProcAttr{Files: []uintptr{in, f.stdout.Fd(), f.stderr.Fd(), r.Fd()}, Env: os.Environ()})
+		&syscall.ProcAttr{Files: []uintptr{in, f.Stdout.Fd(), f.Stderr.Fd(), r.Fd()}, Env: os.Environ()})
 	return &fakeProcess{p, w}, err
 }
 
-func (e fakeEngine) exec(_ int, prepared json.RawMessage, f files) (process, error) {
-	return e.create(prepared, f)
+func (fakeEngine) Exec(_ Process, e *monitorapi.Exec, f Files) (Process, error) {
+	return fakeScript(e.Prepared, f)
 }
 
-func (f *fakeProcess) pid() int           { return f.p }
-func (f *fakeProcess) console() *os.File  { return nil }
-func (f *fakeProcess) trace() trace       { return nil }
-func (f *fakeProcess) warnings() []string { return []string{"just a fake"} }
-func (f *fakeProcess) close()             { _ = f.gate.Close() }
-func (f *fakeProcess) start() error {
+func (f *fakeProcess) Pid() int                 { return f.p }
+func (f *fakeProcess) Console() *os.File        { return nil }
+func (f *fakeProcess) Trace() []monitorapi.Step { return nil }
+func (f *fakeProcess) Warnings() []string       { return []string{"just a fake"} }
+func (f *fakeProcess) Close()                   { _ = f.gate.Close() }
+func (f *fakeProcess) Start() error {
 	_, err := f.gate.Write([]byte("go\n"))
 	return err
 }
@@ -92,7 +96,7 @@ func boot(t *testing.T, script string, edit func(*monitorapi.Start)) *rig {
 	if edit != nil {
 		edit(&st)
 	}
-	go func() { r.ended <- run(st, files{}, theirs, fakeEngine{}, nil) }()
+	go func() { r.ended <- run(st, Files{}, theirs, fakeEngine{}, nil) }()
 	r.control, r.ctlFile = &monitorapi.Reader{R: ours}, ours
 	_ = ours.SetReadDeadline(time.Now().Add(20 * time.Second))
 	if err := r.control.Expect(monitorapi.StartedFrame, &r.started); err != nil {
@@ -365,7 +369,7 @@ func TestExec(t *testing.T) {
 func TestFailedStart(t *testing.T) {
 	t.Chdir(t.TempDir())
 	log, _ := json.Marshal(logfile.Plan{Driver: "none"})
-	_, err := begin(monitorapi.Start{Prepared: json.RawMessage(`"missing"`), Log: log}, files{}, fakeEngine{}, nil)
+	_, err := begin(monitorapi.Start{Prepared: json.RawMessage(`"missing"`), Log: log}, Files{}, fakeEngine{}, nil)
 	if f := asFailed(err); f.Code != 127 || !strings.Contains(f.Text, "not found") {
 		t.Errorf("%+v", f)
 	}
@@ -377,7 +381,7 @@ func TestFailedLog(t *testing.T) {
 	t.Chdir(t.TempDir())
 	prepared, _ := json.Marshal("echo never")
 	log, _ := json.Marshal(logfile.Plan{Driver: "json-file", Path: filepath.Join(t.TempDir(), "no", "such", "log")})
-	_, err := begin(monitorapi.Start{Version: 1, ID: "x", Prepared: prepared, Log: log}, files{}, fakeEngine{}, nil)
+	_, err := begin(monitorapi.Start{Version: 1, ID: "x", Prepared: prepared, Log: log}, Files{}, fakeEngine{}, nil)
 	if err == nil || !strings.Contains(err.Error(), "logging driver") {
 		t.Fatalf("error %v", err)
 	}

@@ -1,7 +1,6 @@
 package monitor
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -13,34 +12,74 @@ import (
 	"wharf/api/monitorapi"
 )
 
-// engine is what the monitor needs of the runtime; fakes stand in for it.
-type engine interface {
-	// create makes the container up to the point before execve.
-	create(prepared json.RawMessage, f files) (process, error)
-	// exec makes one more process in the container of pid, likewise.
-	exec(pid int, prepared json.RawMessage, f files) (process, error)
+// Engine is what the monitor needs of whatever runs processes: the runtime for
+// containers, a virtual machine's agent for VMs; fakes stand in for it.
+type Engine interface {
+	// Create makes the container of st up to the point before execve.
+	Create(st *monitorapi.Start, f Files) (Process, error)
+	// Exec makes one more process in the container of main, likewise.
+	Exec(main Process, e *monitorapi.Exec, f Files) (Process, error)
 }
 
-// files are the descriptors of a process to start. They stay the caller's.
-type files struct {
-	stdin, stdout, stderr *os.File // nil is /dev/null; not used with a terminal
-	user, net             *os.File // namespaces made before; nil: the spec decides
+// Extras is an engine that answers requests which the monitor does not know.
+type Extras interface {
+	// Serve answers q on conn. handled is false when it does not know it
+	// either; keep when the connection is not to be closed by the caller.
+	Serve(conn *os.File, r *monitorapi.Reader, q monitorapi.Request) (handled, keep bool, err error)
 }
 
-// process is a child of the monitor.
-type process interface {
-	pid() int
-	// start lets execve happen and says whether it did.
-	start() error
-	// console is the terminal's master side, nil without one. It is the
+// Files are the descriptors of a process to start. They stay the caller's.
+type Files struct {
+	Stdin, Stdout, Stderr *os.File // nil is /dev/null; not used with a terminal
+	User, Net             *os.File // namespaces made before; nil: the spec decides
+}
+
+// Process is a child of the monitor, unless it is Remote.
+type Process interface {
+	Pid() int
+	// Start lets execve happen and says whether it did.
+	Start() error
+	// Console is the terminal's master side, nil without one. It is the
 	// caller's to close.
-	console() *os.File
-	warnings() []string
-	trace() trace // steps of create
-	// close frees what the runtime still holds for the process. One that was
+	Console() *os.File
+	Warnings() []string
+	Trace() []monitorapi.Step // steps of Create
+	// Close frees what the engine still holds for the process. One that was
 	// not started is ended.
+	Close()
+}
+
+// Remote is a process that is no child of the monitor.
+type Remote interface {
+	Process
+	// Wait returns when the process has ended and all of its output is in the
+	// files that it was given, or was waited for long enough.
+	Wait() monitorapi.Exit
+	// Signal answers unix.ESRCH when the process has ended.
+	Signal(sig syscall.Signal) error
+	Resize(w monitorapi.WinSize) error
+}
+
+// waiter waits for a process and signals it.
+type waiter interface {
+	wait() monitorapi.Exit
+	signal(sig syscall.Signal) error
 	close()
 }
+
+func openWaiter(p Process) (waiter, error) {
+	if r, ok := p.(Remote); ok {
+		return remote{r}, nil
+	}
+	return openHandle(p.Pid())
+}
+
+// remote is the waiter of a Remote.
+type remote struct{ r Remote }
+
+func (r remote) wait() monitorapi.Exit           { return r.r.Wait() }
+func (r remote) signal(sig syscall.Signal) error { return r.r.Signal(sig) }
+func (r remote) close()                          {}
 
 // handle is a descriptor of a child process: signals cannot hit another
 // process that got the same pid, and its end is polled for.
@@ -67,8 +106,13 @@ const (
 	cldExited = 1
 )
 
-// wait reaps the child and returns the exit code that a shell would give.
-func (h *handle) wait() (int, error) {
+func (h *handle) close() { _ = h.f.Close() }
+
+// wait reaps the child.
+func (h *handle) wait() monitorapi.Exit { return ended(h.reap()) }
+
+// reap returns the exit code that a shell would give.
+func (h *handle) reap() (int, error) {
 	rc, err := h.f.SyscallConn()
 	if err != nil {
 		return 0, err

@@ -58,7 +58,7 @@ func (r *rights) Read(p []byte) (n int, err error) {
 
 // take gives the descriptors of a Start their places: the working directory
 // and stderr are this process's, the namespaces are the container's.
-func (r *rights) take(names []string) (f files, err error) {
+func (r *rights) take(names []string) (f Files, err error) {
 	if len(names) != len(r.fds) {
 		return f, failed(monitorapi.KindInvalid, "the descriptors that came are not those that the start message names")
 	}
@@ -70,9 +70,9 @@ func (r *rights) take(names []string) (f files, err error) {
 		case monitorapi.FileStderr:
 			err = os.NewSyscallError("dup3", errors.Join(unix.Dup3(fd, 2, 0), unix.Close(fd)))
 		case monitorapi.FileUser:
-			f.user = os.NewFile(uintptr(fd), name)
+			f.User = os.NewFile(uintptr(fd), name)
 		case monitorapi.FileNet:
-			f.net = os.NewFile(uintptr(fd), name)
+			f.Net = os.NewFile(uintptr(fd), name)
 		default:
 			err = failed(monitorapi.KindUnimplemented, "this monitor does not know the file "+name+" in a start message")
 		}

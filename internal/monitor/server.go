@@ -64,6 +64,13 @@ func (m *monitor) serve(conn *os.File) {
 	case monitorapi.OpState:
 		err = reply(conn, monitorapi.Reply{State: m.state()})
 	default:
+		var handled bool
+		if x, ok := m.engine.(Extras); ok {
+			handled, keep, err = x.Serve(conn, r, q)
+		}
+		if handled {
+			break
+		}
 		err = failed(monitorapi.KindUnimplemented, "this container's monitor does not know the operation "+string(q.Op)+": it was started by another version of wharf")
 	}
 	if err != nil {
@@ -83,7 +90,7 @@ func (m *monitor) attach(conn *os.File, r *monitorapi.Reader, q monitorapi.Reque
 	if q.Attach == nil {
 		return false, failed(monitorapi.KindInvalid, "an attach request has to name streams")
 	}
-	if err := reply(conn, monitorapi.Reply{Pid: m.proc.pid()}); err != nil {
+	if err := reply(conn, monitorapi.Reply{Pid: m.proc.Pid()}); err != nil {
 		return false, nil // gone already
 	}
 	c := newClient(conn, *q.Attach)
@@ -111,7 +118,7 @@ func (m *monitor) ended() *monitorapi.Exit {
 // wait answers when the process has ended.
 func (m *monitor) wait(conn *os.File, q monitorapi.Request) error {
 	if q.Exec == "" {
-		if err := reply(conn, monitorapi.Reply{Pid: m.proc.pid()}); err != nil {
+		if err := reply(conn, monitorapi.Reply{Pid: m.proc.Pid()}); err != nil {
 			return nil
 		}
 		m.sendExit(conn)
@@ -179,7 +186,7 @@ func (m *monitor) resize(conn *os.File, q monitorapi.Request) error {
 // state says all that is known.
 func (m *monitor) state() *monitorapi.State {
 	s := &monitorapi.State{
-		ID: m.start.ID, Pid: m.proc.pid(), StartedAt: m.began, Exit: m.ended(), Warnings: m.proc.warnings(),
+		ID: m.start.ID, Pid: m.proc.Pid(), StartedAt: m.began, Exit: m.ended(), Warnings: m.proc.Warnings(),
 		Execs: m.execs.states(), Attached: m.main.attached(),
 	}
 	if s.Exit != nil {

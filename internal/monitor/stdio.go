@@ -14,7 +14,7 @@ import (
 // process's in f (the caller closes them after the start). owner is the host
 // id of the container's root: who owns a pipe may open it again by
 // /dev/stdout.
-func (s *streams) pipes(openStdin bool, owner uint32) (f files, err error) {
+func (s *streams) pipes(openStdin bool, owner uint32) (f Files, err error) {
 	var u undo.Stack
 	defer u.OnError(&err)
 	pair := func(name string, oursReads bool) (ours, theirs *os.File, err error) {
@@ -41,19 +41,23 @@ func (s *streams) pipes(openStdin bool, owner uint32) (f files, err error) {
 		return ours, theirs, nil
 	}
 	if openStdin {
-		if s.stdin, f.stdin, err = pair("stdin", false); err != nil {
+		if s.stdin, f.Stdin, err = pair("stdin", false); err != nil {
 			return f, err
 		}
 	}
-	if s.stdout, f.stdout, err = pair("stdout", true); err != nil {
+	if s.stdout, f.Stdout, err = pair("stdout", true); err != nil {
 		return f, err
 	}
-	s.stderr, f.stderr, err = pair("stderr", true)
+	s.stderr, f.Stderr, err = pair("stderr", true)
 	return f, err
 }
 
 // terminal takes the master side of the process's terminal.
-func (s *streams) terminal(master *os.File) error {
+func (s *streams) terminal(p Process) error {
+	if r, ok := p.(Remote); ok {
+		s.size = r.Resize
+	}
+	master := p.Console()
 	if master == nil {
 		return fmt.Errorf("the runtime made no terminal")
 	}
@@ -72,8 +76,8 @@ func (s *streams) terminal(master *os.File) error {
 }
 
 // closeStdio closes the process's ends.
-func (f files) closeStdio() {
-	for _, x := range []*os.File{f.stdin, f.stdout, f.stderr} {
+func (f Files) closeStdio() {
+	for _, x := range []*os.File{f.Stdin, f.Stdout, f.Stderr} {
 		if x != nil {
 			_ = x.Close()
 		}
@@ -87,6 +91,9 @@ func (s *streams) resize(w monitorapi.WinSize) error {
 	}
 	if w.Height > 0xffff || w.Width > 0xffff {
 		return failed(monitorapi.KindInvalid, fmt.Sprintf("terminal size %dx%d is out of range", w.Height, w.Width))
+	}
+	if s.size != nil {
+		return s.size(w)
 	}
 	rc, err := s.stdout.SyscallConn()
 	if err != nil {

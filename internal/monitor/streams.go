@@ -44,6 +44,7 @@ type streams struct {
 	tty    bool
 	keep   bool // stdin stays open when clients close theirs or leave
 	sink   sink
+	size   func(monitorapi.WinSize) error // of a terminal that is elsewhere
 
 	once sync.Once // closes stdin
 
