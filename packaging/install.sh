@@ -10,7 +10,7 @@ GO=${GO:-go}
 bindir=$PREFIX/bin
 sharedir=$PREFIX/share
 files=(
-	"$bindir/wharf" "$bindir/wharfd" "$bindir/wharf-monitor" "$bindir/wharf-oci"
+	"$bindir/wharf" "$bindir/wharf-compose" "$bindir/wharfd" "$bindir/wharf-monitor" "$bindir/wharf-oci"
 	"$UNITDIR/wharfd.service" "$UNITDIR/wharfd.socket" "$PREFIX/lib/sysusers.d/wharf.conf"
 	"$sharedir/wharf/base.tar"
 	"$sharedir/bash-completion/completions/wharf" "$sharedir/zsh/vendor-completions/_wharf"
@@ -18,7 +18,14 @@ files=(
 	"$sharedir/doc/wharf/README.md" "$sharedir/doc/wharf/CHANGELOG.md" "$sharedir/doc/wharf/copyright"
 )
 
+# docker finds its plugins here. A docker-compose that is there already, in any
+# of docker's places, is left alone and wins.
+plugin=$PREFIX/lib/docker/cli-plugins/docker-compose
+ours() { [ -L "$1" ] && [ "$(basename "$(readlink "$1")")" = wharf-compose ]; }
+
 if [ "${1:-}" = --remove ]; then
+	! ours "$DESTDIR$plugin" || rm -f "$DESTDIR$plugin"
+	rmdir "$DESTDIR$PREFIX/lib/docker/cli-plugins" "$DESTDIR$PREFIX/lib/docker" 2>/dev/null || true
 	for f in "${files[@]}"; do rm -f "$DESTDIR$f"; done
 	rmdir "$DESTDIR$sharedir/wharf" "$DESTDIR$sharedir/doc/wharf" 2>/dev/null || true
 	echo "removed; /var/lib/wharf and /etc/wharf stay"
@@ -26,7 +33,19 @@ if [ "${1:-}" = --remove ]; then
 fi
 
 put() { install -D -m "$1" "$2" "$DESTDIR$3"; }
-for b in wharf wharfd wharf-monitor wharf-oci; do put 755 "bin/$b" "$bindir/$b"; done
+for b in wharf wharf-compose wharfd wharf-monitor wharf-oci; do put 755 "bin/$b" "$bindir/$b"; done
+
+theirs=
+for d in /usr/local/lib /usr/local/libexec /usr/lib /usr/libexec; do
+	p=$DESTDIR$d/docker/cli-plugins/docker-compose
+	[ ! -e "$p" ] || ours "$p" || theirs=$p
+done
+if [ -n "$theirs" ]; then
+	echo "docker compose stays $theirs; wharf compose is ours"
+else
+	mkdir -p "$DESTDIR$(dirname "$plugin")"
+	ln -sf ../../../bin/wharf-compose "$DESTDIR$plugin"
+fi
 
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT

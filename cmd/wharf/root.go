@@ -29,6 +29,7 @@ var absent = map[string]string{
 // execute runs one command line.
 func execute(ctx context.Context, dockerCLI *command.DockerCli, args []string) error {
 	root, opts := newRoot(dockerCLI)
+	root.AddCommand(composeCommand(dockerCLI, root, opts, args))
 	top := cli.NewTopLevelCommand(root, dockerCLI, opts, root.Flags())
 	top.SetArgs(args)
 	_, rest, err := top.HandleGlobalFlags()
