@@ -114,7 +114,7 @@ type Container struct {
 	Attached      []Endpoint `json:"attached,omitempty"`      // operational network state while running
 
 	NetworkRules *NetworkRules `json:"networkRules,omitempty"` // limits that were set by "wharf network"
-	Removal       *Removal   `json:"removal,omitempty"`       // of one being removed, or removed and in the trash
+	Removal      *Removal      `json:"removal,omitempty"`      // of one being removed, or removed and in the trash
 }
 
 // Mount is a bind, volume or tmpfs of a container, with every default decided.
@@ -150,10 +150,10 @@ type Endpoint struct {
 	MTU       int                       `json:"mtu,omitempty"`
 	// NameServer is the network's own name server as seen from the network:
 	// for whoever has nothing at 127.0.0.11. Zero: the network has none.
-	NameServer netip.Addr `json:"nameServer,omitzero"`
-	Ports     network.PortMap           `json:"ports,omitempty"`     // published, with the host ports chosen
-	DNS       []netip.Addr              `json:"dns,omitempty"`       // servers that the network's own server asks for the container
-	Container string                    `json:"container,omitempty"` // its name, for network inspect
+	NameServer netip.Addr      `json:"nameServer,omitzero"`
+	Ports      network.PortMap `json:"ports,omitempty"`     // published, with the host ports chosen
+	DNS        []netip.Addr    `json:"dns,omitempty"`       // servers that the network's own server asks for the container
+	Container  string          `json:"container,omitempty"` // its name, for network inspect
 }
 
 // Bundle is everything that a driver needs to start an instance. The OCI

@@ -108,7 +108,7 @@ type AttachNetworks struct {
 	// Labels of the container; those below wharf.egress, wharf.ingress and
 	// wharf.bandwidth limit what it may send and receive.
 	Labels   map[string]string
-	NetAdmin bool         // the container may change its own network (--privileged, CAP_NET_ADMIN): such limits cannot hold
+	NetAdmin bool // the container may change its own network (--privileged, CAP_NET_ADMIN): such limits cannot hold
 	// Rules were set while the container exists; they add up with the labels.
 	Rules *NetworkRules
 	// Tap asks for taps on the networks' bridges in the daemon's own namespace
