@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -35,6 +36,9 @@ type Options struct {
 	// Devices describes the host device at a path, or those below a
 	// directory, for --device.
 	Devices func(path string) ([]specs.LinuxDevice, error)
+
+	// Checks are the rooms that Fsck asks, by name, beside the drivers.
+	Checks map[string]Checker
 
 	Deadline time.Duration // of a verb once begun; 2 minutes unless set
 	Now      func() time.Time
@@ -67,6 +71,7 @@ type Engine struct {
 	files
 	committer
 	connector
+	fsck
 	recoverer *recoverer
 }
 
@@ -123,6 +128,7 @@ func assemble(c *core, end context.CancelFunc) *Engine {
 		waits: waits{c}, streams: streams{c}, timings: timings{c}, lists: lists{c}, inspector: inspector{c, execs},
 		execs: execs, stats: stats{c}, tops: tops{c}, settings: settings{c}, pruner: pruner{c, remove, new(atomic.Bool)},
 		files: files{c}, committer: committer{c, pause}, connector: connector{c},
+		fsck:      fsck{c, &ownCheck{c, create, remove, exits}, c.opts.Checks, new(sync.Mutex)},
 		recoverer: &recoverer{core: c, creator: create, starter: start, exits: exits, remover: remove, health: health},
 	}
 }

@@ -19,6 +19,8 @@ type entry struct {
 	// verb is held by whoever changes the container (a semaphore of one, so
 	// that waiting for it ends with a context).
 	verb chan struct{}
+	// turns counts takings and givings back of verb: even when nobody has it.
+	turns atomic.Uint64
 
 	// rec is the present record. Values behind it are never changed.
 	rec atomic.Pointer[model.Container]
@@ -48,18 +50,23 @@ func (e *entry) record() *model.Container { return e.rec.Load() }
 func (e *entry) lock(ctx context.Context) error {
 	select {
 	case e.verb <- struct{}{}:
+		e.turns.Add(1)
 		return nil
 	default:
 	}
 	select {
 	case e.verb <- struct{}{}:
+		e.turns.Add(1)
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-func (e *entry) unlock() { <-e.verb }
+func (e *entry) unlock() {
+	e.turns.Add(1)
+	<-e.verb
+}
 
 // instance returns the present run, or why there is none, in Docker's words.
 func (e *entry) instance() (driver.Instance, error) {
