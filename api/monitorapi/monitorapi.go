@@ -220,6 +220,7 @@ type LogState struct {
 type Exit struct {
 	Code      int       `json:"code"`
 	At        time.Time `json:"at"`
+	Signal    int       `json:"signal,omitempty"`
 	OOMKilled bool      `json:"oomKilled,omitempty"`
 	Error     string    `json:"error,omitempty"`
 }

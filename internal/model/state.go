@@ -18,6 +18,7 @@ type State struct {
 	Error      string            `json:"error,omitempty"`
 	OOMKilled  bool              `json:"oomKilled,omitempty"`
 	Health     *container.Health `json:"health,omitempty"`
+	End        *End              `json:"end,omitempty"` // why the last run ended, or could not begin; nil: neither has happened
 }
 
 // Phase is a container's state in Docker's words.

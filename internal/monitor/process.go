@@ -111,11 +111,12 @@ func (h *handle) close() { _ = h.f.Close() }
 // wait reaps the child.
 func (h *handle) wait() monitorapi.Exit { return ended(h.reap()) }
 
-// reap returns the exit code that a shell would give.
-func (h *handle) reap() (int, error) {
+// reap returns the exit code that a shell would give, and the signal if one
+// ended it.
+func (h *handle) reap() (code, sig int, err error) {
 	rc, err := h.f.SyscallConn()
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	var info siginfo
 	var werr error
@@ -132,12 +133,12 @@ func (h *handle) reap() (int, error) {
 		err = werr
 	}
 	if err != nil {
-		return 0, fmt.Errorf("waitid: %w", err)
+		return 0, 0, fmt.Errorf("waitid: %w", err)
 	}
 	if info.code == cldExited {
-		return int(info.status), nil
+		return int(info.status), 0, nil
 	}
-	return 128 + int(info.status), nil
+	return 128 + int(info.status), int(info.status), nil
 }
 
 func (h *handle) signal(sig syscall.Signal) error {
@@ -153,8 +154,8 @@ func (h *handle) signal(sig syscall.Signal) error {
 }
 
 // ended turns the result of wait into an exit.
-func ended(code int, err error) monitorapi.Exit {
-	e := monitorapi.Exit{Code: code, At: time.Now().UTC()}
+func ended(code, sig int, err error) monitorapi.Exit {
+	e := monitorapi.Exit{Code: code, Signal: sig, At: time.Now().UTC()}
 	if err != nil {
 		e.Code, e.Error = 255, "the exit code is not known: "+err.Error()
 	}

@@ -138,21 +138,36 @@ func encode(e entry) ([]byte, error) {
 	return sealFrame(append(b, '}'))
 }
 
-// put writes one entry; durable also waits for the disk.
-func (s *Store) put(ctx context.Context, e entry, durable bool) error {
-	if err := ctx.Err(); err != nil {
+// put writes entries, with one write(2): a process that dies leaves all of
+// them, but a torn write may leave only the first. durable also waits for the
+// disk.
+func (s *Store) put(ctx context.Context, durable bool, all ...entry) error {
+	if err := ctx.Err(); err != nil || len(all) == 0 {
 		return err
 	}
-	frame, err := encode(e)
-	if err != nil {
-		return fmt.Errorf("record: %s %s: %w", e.Table, e.Key, err)
+	e := all[0] // names them in errors
+	var frames []byte
+	sizes := make([]int, len(all))
+	for i, x := range all {
+		frame, err := encode(x)
+		if err != nil {
+			return fmt.Errorf("record: %s %s: %w", x.Table, x.Key, err)
+		}
+		sizes[i] = len(frame)
+		if frames == nil {
+			frames = frame
+		} else {
+			frames = append(frames, frame...)
+		}
 	}
 	s.mu.Lock()
-	if err := s.log.append(frame); err != nil {
+	if err := s.log.append(frames); err != nil {
 		s.mu.Unlock()
 		return fmt.Errorf("record: %s %s was not saved: %w: %w", e.Table, e.Key, err, errdefs.ErrUnavailable)
 	}
-	s.apply(e, len(frame))
+	for i, x := range all {
+		s.apply(x, sizes[i])
+	}
 	gen, off, _ := s.log.mark()
 	pack := s.wasteful() && !s.packing
 	s.packing = s.packing || pack
@@ -231,7 +246,7 @@ func (s *Store) PutContainer(ctx context.Context, c model.Container, durable boo
 	if err != nil {
 		return fmt.Errorf("record: container %s: %w", c.ID, err)
 	}
-	return s.put(ctx, entry{containersTable, string(c.ID), v}, durable)
+	return s.put(ctx, durable, entry{containersTable, string(c.ID), v})
 }
 
 // DeleteContainer removes a record; none there is no error.
@@ -242,7 +257,11 @@ func (s *Store) DeleteContainer(ctx context.Context, id model.ID) error {
 // Containers returns every record, oldest first. A record that this version
 // cannot read is reported in the log and left in the file.
 func (s *Store) Containers(ctx context.Context) ([]model.Container, error) {
-	all := s.Table(containersTable).All()
+	return s.containers(ctx, containersTable)
+}
+
+func (s *Store) containers(ctx context.Context, table string) ([]model.Container, error) {
+	all := s.Table(table).All()
 	out := make([]model.Container, 0, len(all))
 	for key, v := range all {
 		if err := ctx.Err(); err != nil {
@@ -279,7 +298,7 @@ func (t Table) Put(ctx context.Context, key string, v any, durable bool) error {
 	if err != nil {
 		return fmt.Errorf("record: %s %s: %w", t.name, key, err)
 	}
-	return t.s.put(ctx, entry{t.name, key, b}, durable)
+	return t.s.put(ctx, durable, entry{t.name, key, b})
 }
 
 // Delete removes key; none there is no error and no write.
@@ -290,7 +309,7 @@ func (t Table) Delete(ctx context.Context, key string) error {
 	if !ok {
 		return nil
 	}
-	return t.s.put(ctx, entry{Table: t.name, Key: key}, false)
+	return t.s.put(ctx, false, entry{Table: t.name, Key: key})
 }
 
 // Get decodes key's object into v. errdefs.ErrNotFound.
