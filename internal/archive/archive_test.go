@@ -365,6 +365,22 @@ func TestBrokenTars(t *testing.T) {
 	must(t, New().Put(ctx, model.Root{Dir: dir}, "/", model.PutOptions{}, bytes.NewReader(nil)))
 }
 
+func TestPutXz(t *testing.T) {
+	needRoot(t)
+	whole, err := os.ReadFile("testdata/hi.tar.xz")
+	must(t, err)
+	dir := t.TempDir()
+	must(t, New().Put(ctx, model.Root{Dir: dir}, "/", model.PutOptions{}, bytes.NewReader(whole)))
+	if b, err := os.ReadFile(filepath.Join(dir, "hi")); err != nil || string(b) != "hi\n" {
+		t.Errorf("%q, %v", b, err)
+	}
+	for _, bad := range [][]byte{whole[:100], append(bytes.Clone(whole[:6]), 1, 2, 3, 4, 5, 6)} {
+		if err := New().Put(ctx, model.Root{Dir: dir}, "/", model.PutOptions{}, bytes.NewReader(bad)); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("damaged: %v", err)
+		}
+	}
+}
+
 // A process inside exchanges a directory for a symlink as fast as it can.
 // Nothing outside may be written or read.
 func TestExchangeWhileCopying(t *testing.T) {

@@ -16,12 +16,13 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/klauspost/compress/zstd"
+	"github.com/xi2/xz"
 	"golang.org/x/sys/unix"
 
 	"wharf/internal/model"
 )
 
-// Put unpacks a tar (plain, gzip, bzip2 or zstd) into the directory path. It
+// Put unpacks a tar (plain, gzip, bzip2, xz or zstd) into the directory path. It
 // stops at the first entry that cannot be made; those before it stay, as with
 // tar(1).
 func (*Archive) Put(ctx context.Context, root model.Root, p string, o model.PutOptions, in io.Reader) (err error) {
@@ -91,7 +92,11 @@ func decompress(in io.Reader) (io.ReadCloser, error) {
 		}
 		return z.IOReadCloser(), nil
 	case bytes.HasPrefix(head, []byte("\xfd7zXZ\x00")):
-		return nil, model.Refuse(errdefs.ErrNotImplemented, "an archive compressed with xz cannot be read; send it plain, or with gzip or zstd")
+		z, err := xz.NewReader(b, 64<<20) // what xz -9 asks for
+		if err != nil {
+			return nil, model.Refuse(errdefs.ErrInvalidArgument, "%w", err)
+		}
+		return io.NopCloser(z), nil
 	}
 	return io.NopCloser(b), nil
 }
@@ -146,6 +151,8 @@ func broken(err error) error {
 		return model.Refuse(errdefs.ErrInvalidArgument, "the archive ends in the middle: %w", err)
 	case errors.Is(err, tar.ErrHeader), errors.Is(err, tar.ErrFieldTooLong):
 		return model.Refuse(errdefs.ErrInvalidArgument, "this is not a valid tar archive: %w", err)
+	case errors.Is(err, xz.ErrData), errors.Is(err, xz.ErrBuf), errors.Is(err, xz.ErrOptions), errors.Is(err, xz.ErrMemlimit), errors.Is(err, xz.ErrUnsupportedCheck):
+		return model.Refuse(errdefs.ErrInvalidArgument, "read the archive: %w", err)
 	}
 	return fmt.Errorf("read the archive: %w", err)
 }

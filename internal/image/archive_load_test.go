@@ -78,6 +78,22 @@ func TestLoadForms(t *testing.T) {
 	}
 }
 
+func testdata(t testing.TB, name string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("testdata", name))
+	must(t, err)
+	return b
+}
+
+// image.tar.xz was made by xz -9; bigdict.tar.xz asks for a dictionary of
+// 128 MiB.
+func TestLoadXz(t *testing.T) {
+	ts := open(t, t.TempDir())
+	if got := ts.load(t, testdata(t, "image.tar.xz")); got != "Loaded image: tiny:1\n" {
+		t.Errorf("said %q", got)
+	}
+}
+
 // legacyTar is what Docker 1.10 to 24 wrote: a directory for each layer, the
 // second time as a link.
 func legacyTar(t testing.TB, i testImage) []byte {
@@ -253,7 +269,9 @@ func TestHostileArchives(t *testing.T) {
 		"layer missing":   {tarOf(t, file{name: "manifest.json", body: `[{"Config":"c","Layers":["l"]}]`}), "named but not in the archive"},
 		"link loop":       {tarOf(t, file{name: "a", kind: tar.TypeSymlink, link: "b"}, file{name: "b", kind: tar.TypeSymlink, link: "a"}, file{name: "manifest.json", body: `[{"Config":"a"}]`}), "named but not in the archive"},
 		"bad tag":         {img.dockerTar(t, "NOT A TAG"), "invalid reference"},
-		"xz":              {append(append([]byte{}, magicXz...), make([]byte, 100)...), "xz"},
+		"xz":              {append(append([]byte{}, magicXz...), make([]byte, 100)...), "xz: "},
+		"xz cut":          {testdata(t, "image.tar.xz")[:600], "xz: "},
+		"xz dictionary":   {testdata(t, "bigdict.tar.xz"), "more than 64 MiB"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			root := t.TempDir()

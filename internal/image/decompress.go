@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+	"github.com/xi2/xz"
 
 	"wharf/internal/model"
 )
@@ -21,8 +22,12 @@ var (
 	magicXz    = []byte{0xfd, '7', 'z', 'X', 'Z', 0x00}
 )
 
-// maxWindow bounds what a zstd stream may make us allocate.
-const maxWindow = 128 << 20
+// maxWindow and maxXz bound what a zstd and an xz stream may make us allocate;
+// xz -9 asks for 64 MiB.
+const (
+	maxWindow = 128 << 20
+	maxXz     = 64 << 20
+)
 
 // decompressed is a stream with its compression taken off.
 type decompressed struct {
@@ -61,7 +66,11 @@ func decompress(r io.Reader) (*decompressed, error) {
 	case bytes.HasPrefix(head, magicBzip2):
 		return &decompressed{Reader: bzip2.NewReader(br)}, nil
 	case bytes.HasPrefix(head, magicXz):
-		return nil, model.Refuse(errdefs.ErrNotImplemented, "xz archives cannot be read; decompress it first (xz -dc FILE | wharf load)")
+		z, err := xz.NewReader(br, maxXz)
+		if err != nil {
+			return nil, xzError(err)
+		}
+		return &decompressed{Reader: xzReader{z}}, nil
 	}
 	return &decompressed{Reader: br, plain: true}, nil
 }
@@ -69,4 +78,24 @@ func decompress(r io.Reader) (*decompressed, error) {
 // isSkippable: zstd streams may begin with a skippable frame (0x184D2A5?).
 func isSkippable(b []byte) bool {
 	return len(b) >= 4 && b[0]&0xf0 == 0x50 && b[1] == 0x2a && b[2] == 0x4d && b[3] == 0x18
+}
+
+// xzReader gives xz's errors a kind.
+type xzReader struct{ r *xz.Reader }
+
+func (x xzReader) Read(p []byte) (int, error) {
+	n, err := x.r.Read(p)
+	return n, xzError(err)
+}
+
+// xzError tells damage in the stream, whose errors begin with "xz: ", from
+// what is wrong with the reader below.
+func xzError(err error) error {
+	switch err {
+	case xz.ErrMemlimit:
+		return model.Refuse(errdefs.ErrInvalidArgument, "xz: the archive needs a dictionary of more than %d MiB to be read; compress it again with xz -9 or less", maxXz>>20)
+	case xz.ErrData, xz.ErrBuf, xz.ErrFormat, xz.ErrOptions, xz.ErrUnsupportedCheck:
+		return model.Refuse(errdefs.ErrInvalidArgument, "%w", err)
+	}
+	return err
 }
