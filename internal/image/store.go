@@ -85,6 +85,7 @@ type Store struct {
 	bolt   *bolt.DB
 	db     *metadata.DB
 	cs     content.Store
+	blobs  content.Store // the files themselves, without the metadata
 	images images.Store
 	leases leases.Manager
 	snaps  snapshots.Snapshotter // by name, through the metadata database
@@ -215,6 +216,7 @@ func (s *Store) openDatabases(ctx context.Context, u *undo.Stack) error {
 		return fmt.Errorf("image store: %w", err)
 	}
 	u.Push(s.bolt.Close)
+	s.blobs = cs
 	s.db = metadata.NewDB(s.bolt, cs, map[string]snapshots.Snapshotter{snapshotter: s.layers})
 	if err := s.db.Init(s.ctx(ctx)); err != nil {
 		return fmt.Errorf("image store: %w", err)
