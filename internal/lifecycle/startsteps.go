@@ -135,6 +135,9 @@ func (s *starter) attach(ctx context.Context, r *run) (err error) {
 		want = map[string]*network.EndpointSettings{string(mode): {}} // inspect shows it
 	}
 	r.eps, err = s.networks.Attach(ctx, s.attachment(r.c, r.sandbox.Netns(), 0, want))
+	if r.c.Isolation == model.IsolationVM {
+		r.bundle.Endpoints = r.eps
+	}
 	return err
 }
 
@@ -144,6 +147,7 @@ func (c *core) attachment(ctr *model.Container, netns string, pid int, want map[
 		ID: ctr.ID, Name: ctr.Name, Hostname: ctr.Config.Hostname, Netns: netns, Pid: pid,
 		Want: want, Ports: ports(ctr), Sysctls: ctr.HostConfig.Sysctls,
 		DNS: ctr.HostConfig.DNS, Labels: ctr.Config.Labels, NetAdmin: mayChangeNetwork(ctr),
+		Rules: ctr.NetworkRules, Tap: ctr.Isolation == model.IsolationVM,
 	}
 }
 

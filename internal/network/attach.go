@@ -33,7 +33,7 @@ func (r *Room) Attach(ctx context.Context, q model.AttachNetworks) (_ []model.En
 		return nil, fmt.Errorf("attach %s: %w", q.ID.Short(), err)
 	}
 	u.Push(func() error { return r.Detach(context.WithoutCancel(ctx), q.ID) })
-	if q.Netns != "" {
+	if q.Netns != "" || q.Tap {
 		if err := r.wire(q.Netns, q, eps, true); err != nil {
 			return nil, fmt.Errorf("attach %s: %w", q.ID.Short(), err)
 		}
@@ -111,6 +111,10 @@ func (r *Room) reserveOne(q model.AttachNetworks, name string, want *network.End
 		Network: n.rec.Name, NetworkID: model.ID(n.rec.ID), Settings: s, Container: q.Name,
 	}}
 	s.NetworkID, s.EndpointID = n.rec.ID, string(model.NewID())
+	if q.Tap && n.isSub() {
+		return nil, model.Refuse(errdefs.ErrNotImplemented, "network %s has driver %s, which a virtual machine cannot be on: use a bridge network", n.rec.Name, n.rec.Driver)
+	}
+	e.Tap = q.Tap && n.isBridge()
 	if n.wired() {
 		if err := r.reserveLink(q.ID, e); err != nil {
 			return nil, err
@@ -171,6 +175,10 @@ func (r *Room) reserveLink(id model.ID, e *endpoint) (err error) {
 		} else {
 			s.GlobalIPv6Address, s.GlobalIPv6PrefixLen, s.IPv6Gateway = a, p.subnet.Bits(), gw
 		}
+	}
+	e.NameServer = n.nameServerFor(e.addrs)
+	if n.isBridge() {
+		e.MTU = n.mtu()
 	}
 	if n.routed3() {
 		s.Gateway, s.IPv6Gateway = netip.Addr{}, netip.Addr{}
@@ -242,6 +250,9 @@ func (n *net) release(e *endpoint) {
 
 // wire makes the kernel's side of eps.
 func (r *Room) wire(path string, q model.AttachNetworks, eps []*endpoint, fresh bool) error {
+	if q.Tap {
+		return r.wireTaps(eps)
+	}
 	ns, err := openNetns(path)
 	if err != nil {
 		return err
@@ -315,16 +326,24 @@ func (r *Room) addLink(ns *netns, e *endpoint) error {
 	if err != nil {
 		return fmt.Errorf("network %s: %w", e.net.rec.Name, explain(err))
 	}
-	if apart := e.net.portsApart(); apart || len(e.Ports) > 0 {
-		i, err := r.rt.index(e.HostLink)
-		if err == nil {
-			err = r.rt.do(setPort(i, apart, len(e.Ports) > 0))
-		}
-		if err != nil {
-			return fmt.Errorf("network %s: %w", e.net.rec.Name, err)
-		}
+	if err := r.portSwitches(e); err != nil {
+		return fmt.Errorf("network %s: %w", e.net.rec.Name, err)
 	}
 	return nil
+}
+
+// portSwitches sets what e's bridge port needs other than the kernel's
+// defaults.
+func (r *Room) portSwitches(e *endpoint) error {
+	apart := e.net.portsApart()
+	if !apart && len(e.Ports) == 0 {
+		return nil
+	}
+	i, err := r.rt.index(e.HostLink)
+	if err != nil {
+		return err
+	}
+	return r.rt.do(setPort(i, apart, len(e.Ports) > 0))
 }
 
 // insideRequests is the one batch that configures the namespace.

@@ -19,7 +19,7 @@ import (
 // Connect gives a running container one more network, under q.Want[name].
 func (r *Room) Connect(ctx context.Context, q model.AttachNetworks, name string) (_ model.Endpoint, err error) {
 	path, err := namespaceOf(q)
-	if err != nil {
+	if err != nil && !q.Tap {
 		return model.Endpoint{}, fmt.Errorf("connect to %s: %w", name, err)
 	}
 	var u undo.Stack
@@ -48,8 +48,10 @@ func (r *Room) Connect(ctx context.Context, q model.AttachNetworks, name string)
 	if err := r.wire(path, q, []*endpoint{e}, false); err != nil {
 		return model.Endpoint{}, fmt.Errorf("connect %s: %w", q.ID.Short(), err)
 	}
-	if err := r.redirect(path, q.ID); err != nil {
-		return model.Endpoint{}, fmt.Errorf("connect %s: %w", q.ID.Short(), err)
+	if !q.Tap { // a machine's own kernel routes
+		if err := r.redirect(path, q.ID); err != nil {
+			return model.Endpoint{}, fmt.Errorf("connect %s: %w", q.ID.Short(), err)
+		}
 	}
 	if err := r.fw.change(rules, true); err != nil {
 		return model.Endpoint{}, fmt.Errorf("connect %s: publish ports: %w", q.ID.Short(), err)

@@ -169,7 +169,7 @@ func (r *Room) strayLinks() ([]string, error) {
 	}
 	var all []string
 	for _, l := range links {
-		if a := l.Attrs(); l.Type() == "veth" && ours[a.MasterIndex] {
+		if a := l.Attrs(); (l.Type() == "veth" || l.Type() == "tuntap") && ours[a.MasterIndex] {
 			all = append(all, a.Name)
 		}
 	}

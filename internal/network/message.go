@@ -106,6 +106,15 @@ func linkUp(index int, what string) request {
 	return r
 }
 
+// setMaster puts a link on a bridge, with an MTU, and brings it up.
+func setMaster(index, bridge, mtu int, name string) request {
+	r := newRequest("put "+name+" on its bridge", unix.RTM_NEWLINK, 0)
+	r.AddData(ifinfo(index, true))
+	r.AddData(nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(bridge))))
+	r.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(mtu))))
+	return r
+}
+
 // settle asks for a link, which makes the kernel (6.8 and later) act on a
 // change of its carrier now rather than when a worker comes to it: until then
 // a link drops what is sent and a bridge port does not forward, and the first

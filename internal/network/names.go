@@ -42,6 +42,22 @@ func (n *net) hasNames() bool {
 	return n.isBridge() && n.rec.Name != network.NetworkBridge
 }
 
+// nameServerFor is where whoever has addrs asks for names, if the network
+// answers: its gateway, of the first family that both have.
+func (n *net) nameServerFor(addrs []netip.Addr) netip.Addr {
+	if !n.hasNames() {
+		return netip.Addr{}
+	}
+	for _, a := range addrs {
+		for _, p := range n.pools {
+			if p.subnet.Contains(a) {
+				return p.gateway
+			}
+		}
+	}
+	return netip.Addr{}
+}
+
 // serveNames starts the network's name server. Call with making held. A
 // failure costs names, not the network.
 func (r *Room) serveNames(n *net) {

@@ -23,7 +23,7 @@ import (
 // as inspect shows them.
 func (r *Room) Refresh(ctx context.Context, q model.AttachNetworks) ([]model.Endpoint, error) {
 	r.rename(q)
-	if path, err := namespaceOf(q); err == nil {
+	if path, err := namespaceOf(q); err == nil && !q.Tap {
 		if err := r.redirect(path, q.ID); err != nil {
 			return nil, fmt.Errorf("refresh the networks of %s: %w", q.ID.Short(), err)
 		}

@@ -129,6 +129,9 @@ func resolvFile(in FilesInput, d Defaults) []byte {
 	}
 	if answersNames(in) {
 		r.servers = []string{embeddedDNS}
+		if in.Container.Isolation == model.IsolationVM {
+			r.servers = nameServers(in.Endpoints)
+		}
 		if !slices.ContainsFunc(r.options, func(o string) bool { return strings.HasPrefix(o, "ndots:") }) {
 			r.options = append(r.options, "ndots:0")
 		}
@@ -144,6 +147,18 @@ func resolvFile(in FilesInput, d Defaults) []byte {
 		fmt.Fprintf(&b, "options %s\n", strings.Join(r.options, " "))
 	}
 	return b.Bytes()
+}
+
+// nameServers are the networks' own: a virtual machine has nothing at
+// 127.0.0.11 and asks the gateway.
+func nameServers(eps []model.Endpoint) []string {
+	var all []string
+	for _, ep := range eps {
+		if ep.NameServer.IsValid() {
+			all = append(all, ep.NameServer.String())
+		}
+	}
+	return all
 }
 
 // answersNames reports whether a network of the container has a name server:
