@@ -1,0 +1,54 @@
+package guestapi
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"testing"
+)
+
+type duplex struct {
+	io.Reader
+	io.Writer
+}
+
+func TestHello(t *testing.T) {
+	nonce := [NonceLen]byte{1, 2, 3, 0, 0x57}
+	host := HostHello(nonce)
+	guest := GuestHello(nonce)
+	old := GuestHello([NonceLen]byte{9})
+	for name, before := range map[string][]byte{
+		"nothing":         nil,
+		"garbage":         []byte("some rest of a session"),
+		"half a hello":    host[:5],
+		"old guest hello": append([]byte{0}, old[:]...),
+	} {
+		t.Run(name, func(t *testing.T) {
+			var out bytes.Buffer
+			in := bytes.NewReader(append(append([]byte{}, before...), append(host[:], 'x')...))
+			if err := Welcome(duplex{in, &out}); err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(out.Bytes(), guest[:]) {
+				t.Errorf("answered %q", out.Bytes())
+			}
+			if rest, _ := io.ReadAll(in); string(rest) != "x" {
+				t.Errorf("the session's first bytes are %q", rest)
+			}
+			out.Reset()
+			in = bytes.NewReader(append(append([]byte{}, before...), append(guest[:], 'y')...))
+			if err := Greet(duplex{in, &out}, nonce); err != nil {
+				t.Fatal(err)
+			}
+			if rest, _ := io.ReadAll(in); string(rest) != "y" {
+				t.Errorf("the session's first bytes are %q", rest)
+			}
+		})
+	}
+}
+
+func TestNoHello(t *testing.T) {
+	if err := Welcome(duplex{bytes.NewReader([]byte("abc")), io.Discard}); !errors.Is(err, io.EOF) {
+		t.Errorf("%v", err)
+	}
+}
