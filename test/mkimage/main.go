@@ -5,7 +5,10 @@
 //	mkimage -o base.tar -busybox /bin/busybox wharf/base:latest busybox:latest
 //	mkimage -o debian.tar -layer rootfs.tar -cmd bash debian:bookworm
 //	mkimage -o nginx.tar -layer rootfs.tar -layer more.tar -expose 80/tcp nginx:latest
+//	mkimage -o two.tar -layer rootfs.tar one:latest -- -layer rootfs.tar -layer more.tar two:latest
 //
+// Words after -- describe a further image of the same archive; a layer that
+// several images have is written once.
 // The same input gives the same bytes, hence the same image id.
 package main
 
@@ -21,6 +24,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 )
@@ -36,119 +40,176 @@ type options struct {
 	layers, env, expose, volume, label, extra                               words
 }
 
+// image is one image of the archive.
+type image struct {
+	options
+	names []string
+}
+
 func main() {
-	var o options
-	flag.StringVar(&o.out, "o", "", "archive to write")
-	flag.StringVar(&o.busybox, "busybox", "", "make a first layer of this static busybox and a minimal /etc")
-	flag.StringVar(&o.cmd, "cmd", "", "command, split at spaces")
-	flag.StringVar(&o.entrypoint, "entrypoint", "", "entrypoint, split at spaces")
-	flag.StringVar(&o.arch, "arch", runtime.GOARCH, "architecture")
-	flag.StringVar(&o.comment, "comment", "", "history comment")
-	flag.StringVar(&o.stopSignal, "stop-signal", "", "stop signal")
-	flag.StringVar(&o.user, "user", "", "user")
-	flag.StringVar(&o.workdir, "workdir", "", "working directory")
-	flag.Var(&o.layers, "layer", "root file system tar, one per layer, lowest first")
-	flag.Var(&o.env, "env", "KEY=VALUE")
-	flag.Var(&o.expose, "expose", "80/tcp")
-	flag.Var(&o.volume, "volume", "path")
-	flag.Var(&o.label, "label", "key=value")
-	flag.Var(&o.extra, "file", "PATH=CONTENT: a file in a last layer of its own; content \\n is a newline, a path ending in ! is executable")
-	flag.Parse()
-	if err := run(o, flag.Args()); err != nil {
+	images, err := parse(os.Args[1:])
+	if err == nil {
+		err = run(images)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "mkimage:", err)
 		os.Exit(1)
 	}
 }
 
-func run(o options, names []string) error {
-	if o.out == "" || len(names) == 0 || (o.busybox == "" && len(o.layers) == 0) {
-		return errors.New("need -o, a name, and -busybox or -layer")
+// parse reads the command line; each -- begins a further image.
+func parse(args []string) ([]image, error) {
+	var images []image
+	for more := true; more; {
+		var part []string
+		part, args, more = cutArgs(args)
+		var i image
+		fs := flag.NewFlagSet("mkimage", flag.ContinueOnError)
+		i.flags(fs)
+		if err := fs.Parse(part); err != nil {
+			return nil, err
+		}
+		i.names = fs.Args()
+		if len(i.names) == 0 || (i.busybox == "" && len(i.layers) == 0) {
+			return nil, errors.New("need a name, and -busybox or -layer")
+		}
+		images = append(images, i)
+	}
+	return images, nil
+}
+
+func cutArgs(args []string) (before, after []string, found bool) {
+	if i := slices.Index(args, "--"); i >= 0 {
+		return args[:i], args[i+1:], true
+	}
+	return args, nil, false
+}
+
+func (o *options) flags(fs *flag.FlagSet) {
+	fs.StringVar(&o.out, "o", "", "archive to write")
+	fs.StringVar(&o.busybox, "busybox", "", "make a first layer of this static busybox and a minimal /etc")
+	fs.StringVar(&o.cmd, "cmd", "", "command, split at spaces")
+	fs.StringVar(&o.entrypoint, "entrypoint", "", "entrypoint, split at spaces")
+	fs.StringVar(&o.arch, "arch", runtime.GOARCH, "architecture")
+	fs.StringVar(&o.comment, "comment", "", "history comment")
+	fs.StringVar(&o.stopSignal, "stop-signal", "", "stop signal")
+	fs.StringVar(&o.user, "user", "", "user")
+	fs.StringVar(&o.workdir, "workdir", "", "working directory")
+	fs.Var(&o.layers, "layer", "root file system tar, one per layer, lowest first")
+	fs.Var(&o.env, "env", "KEY=VALUE")
+	fs.Var(&o.expose, "expose", "80/tcp")
+	fs.Var(&o.volume, "volume", "path")
+	fs.Var(&o.label, "label", "key=value")
+	fs.Var(&o.extra, "file", "PATH=CONTENT: a file in a last layer of its own; content \\n is a newline, a path ending in ! is executable")
+}
+
+func run(images []image) error {
+	out := images[0].out
+	if out == "" {
+		return errors.New("need -o")
 	}
 	// Written beside and renamed, so that a killed run leaves no half image.
-	f, err := os.Create(o.out + ".tmp")
+	f, err := os.Create(out + ".tmp")
 	if err != nil {
 		return err
 	}
-	defer os.Remove(o.out + ".tmp")
+	defer os.Remove(out + ".tmp")
 	defer f.Close()
-	if err := write(f, o, names); err != nil {
+	if err := write(f, images); err != nil {
 		return err
 	}
 	if err := f.Close(); err != nil {
 		return err
 	}
-	return os.Rename(o.out+".tmp", o.out)
+	return os.Rename(out+".tmp", out)
 }
 
-// write writes the archive: layers, config, manifest.json.
-func write(w io.Writer, o options, names []string) error {
-	tw := tar.NewWriter(w)
+// archive writes layers, each once, and what describes the images.
+type archive struct {
+	tw       *tar.Writer
+	has      map[string]bool
+	manifest []map[string]any
+}
+
+// write writes the archive: layers, configs, manifest.json.
+func write(w io.Writer, images []image) error {
+	a := &archive{tw: tar.NewWriter(w), has: map[string]bool{}}
+	for _, i := range images {
+		if err := a.image(i); err != nil {
+			return err
+		}
+	}
+	manifest, err := json.Marshal(a.manifest)
+	if err != nil {
+		return err
+	}
+	if err := a.add("manifest.json", int64(len(manifest)), bytes.NewReader(manifest)); err != nil {
+		return err
+	}
+	return a.tw.Close()
+}
+
+func (a *archive) image(i image) error {
+	var sources []func() (io.ReadCloser, int64, error)
+	if i.busybox != "" {
+		layer, err := busyboxLayer(i.busybox)
+		if err != nil {
+			return err
+		}
+		sources = append(sources, fromBytes(layer))
+	}
+	for _, name := range i.layers {
+		sources = append(sources, fromFile(name))
+	}
+	if len(i.extra) > 0 {
+		layer, err := filesLayer(i.extra)
+		if err != nil {
+			return err
+		}
+		sources = append(sources, fromBytes(layer))
+	}
 	var paths, diffIDs []string
-	add := func(open func() (io.ReadCloser, int64, error)) error {
-		sum, err := digest(open)
+	for _, open := range sources {
+		sum, err := a.layer(open)
 		if err != nil {
 			return err
 		}
-		path := sum + "/layer.tar"
-		r, size, err := open()
-		if err != nil {
-			return err
-		}
-		defer r.Close()
-		if err := tw.WriteHeader(&tar.Header{Name: path, Mode: 0o644, Size: size, ModTime: epoch}); err != nil {
-			return err
-		}
-		if _, err := io.Copy(tw, r); err != nil {
-			return err
-		}
-		paths, diffIDs = append(paths, path), append(diffIDs, "sha256:"+sum)
-		return nil
+		paths, diffIDs = append(paths, sum+"/layer.tar"), append(diffIDs, "sha256:"+sum)
 	}
-	if o.busybox != "" {
-		layer, err := busyboxLayer(o.busybox)
-		if err != nil {
-			return err
-		}
-		if err := add(fromBytes(layer)); err != nil {
-			return err
-		}
-	}
-	for _, name := range o.layers {
-		if err := add(fromFile(name)); err != nil {
-			return err
-		}
-	}
-	if len(o.extra) > 0 {
-		layer, err := filesLayer(o.extra)
-		if err != nil {
-			return err
-		}
-		if err := add(fromBytes(layer)); err != nil {
-			return err
-		}
-	}
-	config, err := json.Marshal(imageConfig(o, diffIDs))
+	config, err := json.Marshal(imageConfig(i.options, diffIDs))
 	if err != nil {
 		return err
 	}
 	sum := sha256.Sum256(config)
-	configName := hex.EncodeToString(sum[:]) + ".json"
-	manifest, err := json.Marshal([]map[string]any{{"Config": configName, "RepoTags": names, "Layers": paths}})
+	name := hex.EncodeToString(sum[:]) + ".json"
+	a.manifest = append(a.manifest, map[string]any{"Config": name, "RepoTags": i.names, "Layers": paths})
+	return a.add(name, int64(len(config)), bytes.NewReader(config))
+}
+
+// layer adds a layer and returns its digest.
+func (a *archive) layer(open func() (io.ReadCloser, int64, error)) (string, error) {
+	sum, err := digest(open)
 	if err != nil {
+		return "", err
+	}
+	r, size, err := open()
+	if err != nil {
+		return "", err
+	}
+	defer r.Close()
+	return sum, a.add(sum+"/layer.tar", size, r)
+}
+
+func (a *archive) add(name string, size int64, r io.Reader) error {
+	if a.has[name] {
+		return nil
+	}
+	a.has[name] = true
+	if err := a.tw.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: size, ModTime: epoch}); err != nil {
 		return err
 	}
-	for _, file := range []struct {
-		name string
-		data []byte
-	}{{configName, config}, {"manifest.json", manifest}} {
-		if err := tw.WriteHeader(&tar.Header{Name: file.name, Mode: 0o644, Size: int64(len(file.data)), ModTime: epoch}); err != nil {
-			return err
-		}
-		if _, err := tw.Write(file.data); err != nil {
-			return err
-		}
-	}
-	return tw.Close()
+	_, err := io.Copy(a.tw, r)
+	return err
 }
 
 // epoch stamps everything that has no time of its own.

@@ -31,7 +31,7 @@ func TestWrite(t *testing.T) {
 		extra: words{`a/b/c=x\ny`, "run!=#!/bin/sh"}, volume: words{"/data"}}
 	var one, two bytes.Buffer
 	for _, w := range []io.Writer{&one, &two} {
-		if err := write(w, o, []string{"x:1", "y:2"}); err != nil {
+		if err := write(w, []image{{o, []string{"x:1", "y:2"}}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -88,6 +88,57 @@ func readTar(t *testing.T, b []byte) map[string][]byte {
 		}
 		if files[h.Name], err = io.ReadAll(r); err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// TestSeveral checks that images of one archive share what they have in common.
+func TestSeveral(t *testing.T) {
+	l := newLayer()
+	l.file("etc/hello", 0o644, []byte("world"))
+	data, err := l.bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := filepath.Join(t.TempDir(), "root.tar")
+	if err := os.WriteFile(root, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	images, err := parse([]string{"-o", "x", "-layer", root, "one:1", "--", "-layer", root, "-file", "a=b", "two:1", "two:2"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var w bytes.Buffer
+	if err := write(&w, images); err != nil {
+		t.Fatal(err)
+	}
+	var layers, configs int
+	var manifest []struct{ RepoTags, Layers []string }
+	for tr := tar.NewReader(&w); ; {
+		h, err := tr.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch {
+		case strings.HasSuffix(h.Name, "/layer.tar"):
+			layers++
+		case h.Name == "manifest.json":
+			if err := json.NewDecoder(tr).Decode(&manifest); err != nil {
+				t.Fatal(err)
+			}
+		default:
+			configs++
+		}
+	}
+	if layers != 2 || configs != 2 || len(manifest) != 2 || len(manifest[1].RepoTags) != 2 || manifest[0].Layers[0] != manifest[1].Layers[0] {
+		t.Errorf("%d layers, %d configs, manifest %+v", layers, configs, manifest)
+	}
+	for _, bad := range [][]string{{}, {"-o", "x", "name"}, {"-o", "x", "-layer", root, "one:1", "--"}} {
+		if _, err := parse(bad); err == nil {
+			t.Errorf("%q: no error", bad)
 		}
 	}
 }
