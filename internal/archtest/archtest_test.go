@@ -45,8 +45,15 @@ var mayImport = map[string][]string{
 	// The suite is part of the contract; it makes bundles and the namespaces
 	// that they need.
 	"internal/driver/drivertest": {"internal/driver", "internal/model"},
-	"internal/driver/native":     {"api/monitorapi", "internal/driver", "internal/model", "internal/runtime", "internal/runtime/prepare", "internal/undo"},
-	"internal/driver/qemu":       {"api/monitorapi", "api/guestapi", "internal/driver", "internal/model", "internal/undo"},
+	// What drivers have in common that run instances through a holding process.
+	"internal/driver/held":   {"api/monitorapi", "internal/driver", "internal/model", "internal/runtime", "internal/undo"},
+	"internal/driver/native": {"api/monitorapi", "internal/driver", "internal/driver/held", "internal/model", "internal/runtime", "internal/runtime/prepare", "internal/undo"},
+	"internal/driver/qemu": {"api/monitorapi", "api/guestapi", "internal/driver", "internal/driver/held", "internal/model", "internal/runtime",
+		"internal/runtime/prepare", "internal/undo", "internal/vmm/vmmapi"},
+	// Holds one VM, as the monitor holds one container; QEMU itself runs by
+	// the runtime.
+	"internal/vmm":        {"api/monitorapi", "api/guestapi", "internal/monitor", "internal/runtime", "internal/undo"},
+	"internal/vmm/vmmapi": {"api/guestapi", "internal/runtime"}, // what the driver tells it: data
 
 	// The log writer's plan is a model type.
 	"internal/monitor": {"api/monitorapi", "internal/logs", "internal/logs/logopts", "internal/model", "internal/runtime", "internal/undo"},
@@ -62,6 +69,7 @@ var mayImport = map[string][]string{
 	"cmd/wharf":         nil, // HTTP only
 	"cmd/wharf-monitor": {"internal/monitor", "internal/runtime"},
 	"cmd/wharf-oci":     {"internal/model", "internal/monitor", "internal/runtime", "internal/runtime/prepare", "internal/undo"},
+	"cmd/wharf-vmm":     {"internal/driver/qemu/accel", "internal/runtime", "internal/vmm"},
 	"cmd/wharf-guest":   {"internal/guest", "internal/runtime"},
 
 	"test": {"internal/model"}, // end to end: from outside, over HTTP and the command line

@@ -1,44 +1,20 @@
 // Package native runs containers: each through a wharf-monitor process that
-// outlives the daemon.
-//
-// # Owns
-//
-// ExecRoot/instances/<id>/ (mode 0700): "monitor.sock" and "exit", which the
-// monitor writes (see package monitor), "monitor.log", its stderr, which is
-// empty unless it crashed, and "bundle.json", the model.Bundle of the start,
-// which exec needs after a restart of the daemon. The cgroup
-// CgroupParent/<id> in every hierarchy, made by the runtime. The namespaces of
-// a sandbox until its Start or Close.
-//
-// # Never
-//
-// Touches networks, images, volumes, log files or records. Blocks a thread in
-// a wait: monitors are reaped through the poller.
-//
-// # Invariants
-//
-// An instance directory exists before its monitor does and goes last, so that
-// List finds whatever is held. The exit file is written before anybody is told
-// of the exit. Where the monitor died without writing one (killed), this
-// package ends the container's processes and writes it: code 137 and why.
-//
-// # Lock order
-//
-// Driver.mu, then instance.mu; neither is held during a system call that may
-// wait.
+// outlives the daemon. What the monitor does for every kind of instance is in
+// package held; this one says what a container is started from.
 package native
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"sync"
 
 	"github.com/containerd/errdefs"
 
 	"wharf/internal/driver"
+	"wharf/internal/driver/held"
 	"wharf/internal/model"
+	"wharf/internal/runtime"
+	"wharf/internal/runtime/prepare"
 )
 
 // Options configure the driver.
@@ -58,82 +34,64 @@ type Options struct {
 
 // Driver is the native driver.
 type Driver struct {
-	opts      Options
-	instances string // directory
-
-	mu        sync.Mutex
-	live      map[model.ID]*instance
-	spare     []*monitor
-	refilling bool
+	*held.Driver
+	opts Options
 }
 
 var _ driver.Driver = (*Driver)(nil)
 
 // New checks the options and makes the instances directory.
 func New(o Options) (*Driver, error) {
-	if o.CgroupParent == "" {
-		o.CgroupParent = "wharf"
-	}
-	if !filepath.IsAbs(o.ExecRoot) {
-		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("exec root %q has to be an absolute path", o.ExecRoot))
-	}
-	fi, err := os.Stat(o.Monitor)
+	d, err := held.New(held.Options{Kind: containers{}, Monitor: o.Monitor, ExecRoot: o.ExecRoot, Dir: "instances",
+		CgroupParent: o.CgroupParent, Spares: o.Spares})
 	if err != nil {
-		return nil, fmt.Errorf("wharf-monitor: %w", err)
-	}
-	if fi.IsDir() || fi.Mode()&0o111 != 0o111 {
-		return nil, fmt.Errorf("wharf-monitor %s has mode %v: it has to be executable for everybody (chmod 755)", o.Monitor, fi.Mode())
-	}
-	d := &Driver{opts: o, instances: filepath.Join(o.ExecRoot, "instances"), live: map[model.ID]*instance{}}
-	if err := os.MkdirAll(d.instances, 0o700); err != nil {
 		return nil, err
 	}
-	d.refill()
-	return d, nil
+	return &Driver{d, o}, nil
 }
 
-// Isolation says what this driver provides.
-func (d *Driver) Isolation() model.Isolation { return model.IsolationContainer }
+// containers are what the monitor is told to start.
+type containers struct{}
 
-func (d *Driver) dir(id model.ID) string { return filepath.Join(d.instances, string(id)) }
+func (containers) Isolation() model.Isolation { return model.IsolationContainer }
 
-func (d *Driver) put(i *instance) {
-	d.mu.Lock()
-	d.live[i.id] = i
-	d.mu.Unlock()
+func (containers) Prepare(_ context.Context, b *model.Bundle, cgroup string) (any, []held.File, error) {
+	p, err := prepare.Container(b, cgroup, prepare.Options{})
+	return p, nil, err
 }
 
-func (d *Driver) get(id model.ID) *instance {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.live[id]
+func (containers) PrepareExec(b *model.Bundle, e *model.ExecSpec, cgroup string) (any, error) {
+	return prepare.Exec(b, e, cgroup, prepare.Options{})
 }
 
-// checkID keeps an id from becoming a path.
-func checkID(id model.ID) error {
-	if id == "" || len(id) > 128 || filepath.Base(string(id)) != string(id) || id == "." || id == ".." {
-		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%q is not an instance id", id))
+// stageThreads is how many threads a container's first stage may have, before
+// the image's program takes its place: they count in the limit of processes.
+const stageThreads = 8
+
+// Check refuses what cannot start before anything is done for it. In a
+// limit of processes that is too small for it an init would die, with a trace
+// of the Go runtime's for the user to read.
+func (containers) Check(b *model.Bundle) error {
+	if n := pidsLimit(b); b.Init && n > 0 && n <= runtime.InitThreads {
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("a limit of %d processes is too small with --init, which takes up to %d itself: give a --pids-limit of %d or more",
+			n, runtime.InitThreads, runtime.InitThreads+1))
 	}
 	return nil
 }
 
-// List returns the ids that have a directory, or an empty cgroup below our
-// parent.
-func (d *Driver) List(ctx context.Context) ([]model.ID, error) {
-	seen := map[model.ID]bool{}
-	entries, err := os.ReadDir(d.instances)
-	if err != nil {
-		return nil, fmt.Errorf("list instances: %w", err)
+// pidsLimit is the limit of processes, 0 for none.
+func pidsLimit(b *model.Bundle) int64 {
+	if b.Spec.Linux == nil || b.Spec.Linux.Resources == nil || b.Spec.Linux.Resources.Pids == nil || b.Spec.Linux.Resources.Pids.Limit == nil {
+		return 0
 	}
-	for _, e := range entries {
-		seen[model.ID(e.Name())] = true
+	return max(*b.Spec.Linux.Resources.Pids.Limit, 0)
+}
+
+// Explain adds to an error that a limit of processes may be the reason.
+func (containers) Explain(b *model.Bundle, err error) error {
+	var bad *driver.StartError
+	if n := pidsLimit(b); n > 0 && n < stageThreads && !errors.As(err, &bad) {
+		return fmt.Errorf("%w; its limit of %d processes may be too small to start it: give a --pids-limit of %d or more", err, n, stageThreads)
 	}
-	for _, id := range strayCgroups(d.opts.CgroupParent) {
-		seen[id] = true
-	}
-	ids := make([]model.ID, 0, len(seen))
-	for id := range seen {
-		ids = append(ids, id)
-	}
-	return ids, nil
+	return err
 }

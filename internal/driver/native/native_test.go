@@ -9,6 +9,7 @@ import (
 
 	"wharf/internal/driver"
 	"wharf/internal/driver/drivertest"
+	"wharf/internal/driver/held"
 	"wharf/internal/model"
 	"wharf/internal/runtime/cgroup"
 )
@@ -69,7 +70,7 @@ func target(t testing.TB) (drivertest.Target, *drivertest.Bundles) {
 	}
 	m := &drivertest.Bundles{Layer: drivertest.Layer(t), Dir: root}
 	t.Cleanup(func() {
-		if left := listCgroups(parent); len(left) > 0 {
+		if left := held.ListCgroups(parent); len(left) > 0 {
 			t.Errorf("cgroups are left: %v", left)
 		}
 		_ = cgroup.Open(parent).Remove() // the empty parent

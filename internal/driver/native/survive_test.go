@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -306,26 +307,11 @@ func TestSpares(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	ready := func() *monitor {
-		for range 200 {
-			d.mu.Lock()
-			if len(d.spare) == 1 && !d.refilling {
-				defer d.mu.Unlock()
-				return d.spare[0]
-			}
-			d.mu.Unlock()
-			time.Sleep(10 * time.Millisecond)
-		}
-		t.Fatal("no spare monitor was made")
-		return nil
-	}
 	for k := range 3 {
-		spare := ready()
+		spare := waitSpare(t, true)
 		if k == 1 {
-			_ = spare.kill()
-			for !spare.gone.Load() {
-				time.Sleep(time.Millisecond)
-			}
+			_ = unix.Kill(spare, unix.SIGKILL)
+			waitSpare(t, false)
 		}
 		b := m.New(t, "/bin/sleep", "100")
 		sb, err := d.Sandbox(context.Background(), b)
@@ -344,15 +330,38 @@ func TestSpares(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	spare := ready()
+	waitSpare(t, true)
 	if err := d.Close(); err != nil {
 		t.Error(err)
 	}
+	waitSpare(t, false)
+}
+
+// waitSpare waits until this process has a spare monitor, or none.
+func waitSpare(t *testing.T, want bool) int {
+	t.Helper()
 	for range 200 {
-		if spare.gone.Load() {
-			return
-		}
 		time.Sleep(10 * time.Millisecond)
+		if pid := spareOf(os.Getpid()); (pid != 0) == want {
+			return pid
+		}
 	}
-	t.Error("the spare monitor did not end")
+	t.Fatalf("there is no spare monitor: %v", want)
+	return 0
+}
+
+// spareOf is the spare monitor that pid started, 0 for none.
+func spareOf(pid int) int {
+	children, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, c := range children {
+		b, _ := os.ReadFile(c)
+		for _, f := range strings.Fields(string(b)) {
+			line, _ := os.ReadFile("/proc/" + f + "/cmdline")
+			if strings.HasPrefix(string(line), "wharf-monitor\x00spare") {
+				n, _ := strconv.Atoi(f)
+				return n
+			}
+		}
+	}
+	return 0
 }

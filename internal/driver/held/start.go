@@ -1,4 +1,4 @@
-package native
+package held
 
 import (
 	"context"
@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -15,8 +16,6 @@ import (
 	"wharf/api/monitorapi"
 	"wharf/internal/driver"
 	"wharf/internal/model"
-	"wharf/internal/runtime"
-	"wharf/internal/runtime/prepare"
 	"wharf/internal/undo"
 )
 
@@ -28,13 +27,21 @@ type logPlan struct {
 
 // Start starts b's process: one exec of the monitor, which executes itself
 // once more as the init stage, which executes the image's program.
-func (d *Driver) Start(ctx context.Context, b *model.Bundle, sb driver.Sandbox) (_ driver.Instance, err error) {
+func (d *Driver) Start(ctx context.Context, b *model.Bundle, sb driver.Sandbox) (driver.Instance, error) {
+	return d.Begin(ctx, b, sb)
+}
+
+// Begin is Start.
+func (d *Driver) Begin(ctx context.Context, b *model.Bundle, sb driver.Sandbox) (_ *Instance, err error) {
 	s, ok := sb.(*sandbox)
 	if !ok {
-		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("sandbox %T is not the native driver's", sb))
+		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("sandbox %T is another driver's", sb))
 	}
 	defer s.Close()
-	if err := startable(b); err != nil {
+	if err := checkID(b.ID); err != nil {
+		return nil, err
+	}
+	if err := d.opts.Kind.Check(b); err != nil {
 		return nil, err
 	}
 	if d.get(b.ID) != nil {
@@ -49,20 +56,21 @@ func (d *Driver) Start(ctx context.Context, b *model.Bundle, sb driver.Sandbox) 
 	}
 	m, err := d.take(b.ID)
 	if err != nil {
-		return nil, fmt.Errorf("start wharf-monitor: %w", err)
+		return nil, fmt.Errorf("start %s: %w", d.program(), err)
 	}
 	u.Push(m.kill)
 	tr.add("monitor is executed")
 	// It takes two milliseconds to be there: time to make its orders.
-	msg, err := d.message(ctx, b, s)
+	msg, files, err := d.message(ctx, b, s)
+	defer closeFiles(files)
 	if err != nil {
 		return nil, err
 	}
 	tr.add("prepared")
 	stop := context.AfterFunc(ctx, func() { _ = m.kill() })
 	defer stop()
-	if err := d.order(b.ID, m, msg, s); err != nil {
-		return nil, fmt.Errorf("start wharf-monitor: %w", err)
+	if err := d.order(b.ID, m, msg, files); err != nil {
+		return nil, fmt.Errorf("start %s: %w", d.program(), err)
 	}
 	if err := d.keepBundle(b); err != nil { // what exec needs after a restart of the daemon
 		return nil, err
@@ -70,23 +78,28 @@ func (d *Driver) Start(ctx context.Context, b *model.Bundle, sb driver.Sandbox) 
 	var st monitorapi.Started
 	r := &monitorapi.Reader{R: m.control}
 	if err := r.Expect(monitorapi.StartedFrame, &st); err != nil {
-		return nil, tight(b, d.startError(ctx, b.ID, err))
+		return nil, d.opts.Kind.Explain(b, d.startError(ctx, b.ID, err))
 	}
 	if !stop() && ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
+	return d.started(ctx, b, &st, tr, r, m), nil
+}
+
+// started makes the instance of a monitor that has answered.
+func (d *Driver) started(ctx context.Context, b *model.Bundle, st *monitorapi.Started, tr trace, r *monitorapi.Reader, m *monitor) *Instance {
 	i := newInstance(d, b.ID, st.Pid)
 	tr = append(tr, st.Trace...)
 	tr.add("known to the driver")
 	i.bundle, i.warnings, i.trace = b, st.Warnings, tr
-	slog.DebugContext(ctx, "monitor has started", "room", "native", "id", b.ID, "steps", tr)
+	slog.DebugContext(ctx, "monitor has started", "room", string(d.Isolation()), "id", b.ID, "steps", tr)
 	d.put(i)
 	d.refill()
 	go func() {
 		d.keepPid(b.ID, st.Pid)
 		i.hold(r, m.control)
 	}()
-	return i, nil
+	return i
 }
 
 // makeDir makes an empty directory for the instance: what an earlier run left
@@ -119,50 +132,80 @@ func (t *trace) add(name string) {
 	*t = append(*t, monitorapi.Step{Name: name, At: time.Now().UnixNano()})
 }
 
-// message encodes the Start frame.
-func (d *Driver) message(ctx context.Context, b *model.Bundle, s *sandbox) ([]byte, error) {
+// message encodes the Start frame, and names the descriptors that go with it;
+// those are to be closed also on an error.
+func (d *Driver) message(ctx context.Context, b *model.Bundle, s *sandbox) (_ []byte, files []File, err error) {
 	path, err := d.cgroupPath(b)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	p, err := prepare.Container(b, path, prepare.Options{})
+	if files, err = d.files(b.ID, s); err != nil {
+		return nil, files, err
+	}
+	p, more, err := d.opts.Kind.Prepare(ctx, b, path)
+	files = append(files, more...)
 	if err != nil {
-		return nil, err
+		return nil, files, err
 	}
 	prepared, err := json.Marshal(p)
 	if err != nil {
-		return nil, err
+		return nil, files, err
 	}
 	plan := logPlan{b.Log, string(b.ID)}
 	if err := resolveSyslog(ctx, &plan.LogPlan); err != nil {
-		return nil, err
+		return nil, files, err
 	}
 	log, err := json.Marshal(plan)
 	if err != nil {
-		return nil, err
+		return nil, files, err
+	}
+	names := make([]string, 0, len(files))
+	for _, f := range files {
+		names = append(names, f.Name)
 	}
 	st := monitorapi.Start{
-		Version: monitorapi.Version, ID: string(b.ID), Prepared: prepared, Files: s.names(),
+		Version: monitorapi.Version, ID: string(b.ID), Prepared: prepared, Files: names,
 		Terminal:  b.Spec.Process != nil && b.Spec.Process.Terminal,
 		OpenStdin: b.OpenStdin, StdinOnce: b.StdinOnce, Owner: rootID(b), Waiting: b.Waiting, Log: log,
 	}
 	payload, err := json.Marshal(st)
 	if err != nil {
-		return nil, err
+		return nil, files, err
 	}
-	return monitorapi.Frame(monitorapi.StartFrame, payload)
+	frame, err := monitorapi.Frame(monitorapi.StartFrame, payload)
+	return frame, files, err
 }
 
-func (s *sandbox) names() []string {
-	n := []string{monitorapi.FileDir, monitorapi.FileStderr}
+// files are the monitor's working directory and stderr, and the sandbox.
+func (d *Driver) files(id model.ID, s *sandbox) (out []File, err error) {
+	dir, err := os.Open(d.dir(id))
+	if err != nil {
+		return nil, err
+	}
+	out = append(out, File{monitorapi.FileDir, dir})
+	// What the monitor has to say when it cannot say it to anybody. Not our
+	// stderr: it may be a pipe to somebody who waits for its end.
+	log, err := os.OpenFile(filepath.Join(d.dir(id), monitorLog), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return out, err
+	}
+	out = append(out, File{monitorapi.FileStderr, log})
 	if s.user != nil {
-		n = append(n, monitorapi.FileUser)
+		out, s.user = append(out, File{monitorapi.FileUser, s.user}), nil
 	}
 	if s.net != nil {
-		n = append(n, monitorapi.FileNet)
+		out, s.net = append(out, File{monitorapi.FileNet, s.net}), nil
 	}
-	return n
+	return out, nil
 }
+
+func closeFiles(files []File) {
+	for _, f := range files {
+		_ = f.File.Close()
+	}
+}
+
+func (d *Driver) program() string { return filepath.Base(d.opts.Monitor) }
 
 // startError gives what a monitor answered its kind.
 func (d *Driver) startError(ctx context.Context, id model.ID, err error) error {
@@ -171,48 +214,16 @@ func (d *Driver) startError(ctx context.Context, id model.ID, err error) error {
 	}
 	var f *monitorapi.Failed
 	if !errors.As(err, &f) {
-		return fmt.Errorf("wharf-monitor ended before the container was started: %w%s", err, d.lastWords(id))
+		return fmt.Errorf("%s ended before the instance was started: %w%s", d.program(), err, d.lastWords(id))
 	}
 	if f.Code != 0 {
 		return &driver.StartError{Code: f.Code, Err: errdefs.ErrInvalidArgument.WithMessage(f.Text)}
 	}
-	return kind(f)
+	return Kinded(f)
 }
 
-// stageThreads is how many threads a container's first stage may have, before
-// the image's program takes its place: they count in the limit of processes.
-const stageThreads = 8
-
-// startable refuses what cannot start before anything is done for it. In a
-// limit of processes that is too small for it an init would die, with a trace
-// of the Go runtime's for the user to read.
-func startable(b *model.Bundle) error {
-	if n := pidsLimit(b); b.Init && n > 0 && n <= runtime.InitThreads {
-		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("a limit of %d processes is too small with --init, which takes up to %d itself: give a --pids-limit of %d or more",
-			n, runtime.InitThreads, runtime.InitThreads+1))
-	}
-	return checkID(b.ID)
-}
-
-// pidsLimit is the limit of processes, 0 for none.
-func pidsLimit(b *model.Bundle) int64 {
-	if b.Spec.Linux == nil || b.Spec.Linux.Resources == nil || b.Spec.Linux.Resources.Pids == nil || b.Spec.Linux.Resources.Pids.Limit == nil {
-		return 0
-	}
-	return max(*b.Spec.Linux.Resources.Pids.Limit, 0)
-}
-
-// tight adds to an error that a limit of processes may be the reason.
-func tight(b *model.Bundle, err error) error {
-	var bad *driver.StartError
-	if n := pidsLimit(b); n > 0 && n < stageThreads && !errors.As(err, &bad) {
-		return fmt.Errorf("%w; its limit of %d processes may be too small to start it: give a --pids-limit of %d or more", err, n, stageThreads)
-	}
-	return err
-}
-
-// kind maps a monitor's error to errdefs.
-func kind(err error) error {
+// Kinded maps a monitor's error to errdefs.
+func Kinded(err error) error {
 	var f *monitorapi.Failed
 	if !errors.As(err, &f) {
 		return err

@@ -1,4 +1,4 @@
-package native
+package held
 
 import (
 	"context"
@@ -19,11 +19,11 @@ import (
 // nothing to wait for but exec, whose stage may be slow on a loaded machine.
 const answerTime = 30 * time.Second
 
-// conn is a connection to a monitor.
-type conn struct {
+// Conn is a connection to a monitor.
+type Conn struct {
 	net.Conn
-	r     *monitorapi.Reader
-	reply monitorapi.Reply
+	R     *monitorapi.Reader
+	Reply monitorapi.Reply
 	wmu   sync.Mutex // one frame at a time
 
 	// ended is told of the exit, if one came. It may be nil.
@@ -50,20 +50,20 @@ func (d *Driver) dial(ctx context.Context, id model.ID) (net.Conn, error) {
 }
 
 // request connects, asks and reads the answer.
-func (d *Driver) request(ctx context.Context, id model.ID, q monitorapi.Request) (*conn, monitorapi.Reply, error) {
+func (d *Driver) request(ctx context.Context, id model.ID, q monitorapi.Request) (*Conn, monitorapi.Reply, error) {
 	var rep monitorapi.Reply
 	nc, err := d.dial(ctx, id)
 	if err != nil {
 		return nil, rep, err
 	}
-	c := &conn{Conn: nc, r: &monitorapi.Reader{R: nc}}
+	c := &Conn{Conn: nc, R: &monitorapi.Reader{R: nc}}
 	stop := context.AfterFunc(ctx, func() { _ = nc.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	_ = nc.SetDeadline(time.Now().Add(answerTime))
 	q.Version = monitorapi.Version
 	err = monitorapi.WriteJSON(nc, monitorapi.RequestFrame, q)
 	if err == nil {
-		err = c.r.Expect(monitorapi.ReplyFrame, &rep)
+		err = c.R.Expect(monitorapi.ReplyFrame, &rep)
 	}
 	if err == nil && !stop() {
 		err = ctx.Err()
@@ -73,17 +73,17 @@ func (d *Driver) request(ctx context.Context, id model.ID, q monitorapi.Request)
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
-		return nil, rep, kind(err)
+		return nil, rep, Kinded(err)
 	}
 	_ = nc.SetDeadline(time.Time{})
 	return c, rep, nil
 }
 
-var _ model.Stream = (*conn)(nil)
+var _ model.Stream = (*Conn)(nil)
 
 // Next returns the next piece of output.
-func (c *conn) Next() (model.StreamKind, []byte, error) {
-	t, p, err := c.r.Next()
+func (c *Conn) Next() (model.StreamKind, []byte, error) {
+	t, p, err := c.R.Next()
 	if err != nil {
 		if errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrUnexpectedEOF) {
 			err = io.EOF
@@ -109,13 +109,13 @@ func (c *conn) Next() (model.StreamKind, []byte, error) {
 		if err := json.Unmarshal(p, f); err != nil {
 			return 0, nil, fmt.Errorf("error frame: %w", err)
 		}
-		return 0, nil, kind(f)
+		return 0, nil, Kinded(f)
 	}
 	return 0, nil, fmt.Errorf("%w: type %d in a stream", monitorapi.ErrFrame, t)
 }
 
 // Write sends input, in frames of at most MaxData bytes.
-func (c *conn) Write(p []byte) (int, error) {
+func (c *Conn) Write(p []byte) (int, error) {
 	c.wmu.Lock()
 	defer c.wmu.Unlock()
 	n := 0
@@ -130,11 +130,11 @@ func (c *conn) Write(p []byte) (int, error) {
 }
 
 // CloseWrite closes the process's stdin.
-func (c *conn) CloseWrite() error {
+func (c *Conn) CloseWrite() error {
 	c.wmu.Lock()
 	defer c.wmu.Unlock()
 	return monitorapi.Write(c.Conn, monitorapi.CloseStdin, nil)
 }
 
 // Resize sets the terminal's size.
-func (c *conn) Resize(height, width uint) error { return c.resize(height, width) }
+func (c *Conn) Resize(height, width uint) error { return c.resize(height, width) }

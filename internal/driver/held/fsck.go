@@ -1,4 +1,4 @@
-package native
+package held
 
 import (
 	"context"
@@ -34,7 +34,7 @@ func (d *Driver) Fsck(ctx context.Context, records []model.Container) ([]model.F
 	running := map[model.ID]bool{}
 	for i := range records {
 		c := &records[i]
-		if !c.State.Running() || c.Isolation != "" && c.Isolation != model.IsolationContainer {
+		if !c.State.Running() || isolationOf(c) != d.Isolation() {
 			continue
 		}
 		running[c.ID] = true
@@ -148,4 +148,12 @@ func (d *Driver) Repair(ctx context.Context, f model.Finding) error {
 		return nil // the container is the other's
 	}
 	return d.Release(ctx, f.ID)
+}
+
+// isolationOf is the record's; those of the first version have none.
+func isolationOf(c *model.Container) model.Isolation {
+	if c.Isolation == "" {
+		return model.IsolationContainer
+	}
+	return c.Isolation
 }

@@ -1,4 +1,4 @@
-package native
+package held
 
 import (
 	"context"
@@ -26,8 +26,8 @@ const (
 	monitorLog = "monitor.log"
 )
 
-// instance is a started container.
-type instance struct {
+// Instance is a started instance.
+type Instance struct {
 	d        *Driver
 	id       model.ID
 	pid      int
@@ -41,15 +41,15 @@ type instance struct {
 	bundle *model.Bundle // nil until needed, after a recovery
 }
 
-var _ driver.Instance = (*instance)(nil)
+var _ driver.Instance = (*Instance)(nil)
 
-func newInstance(d *Driver, id model.ID, pid int) *instance {
-	return &instance{d: d, id: id, pid: pid, done: make(chan struct{})}
+func newInstance(d *Driver, id model.ID, pid int) *Instance {
+	return &Instance{d: d, id: id, pid: pid, done: make(chan struct{})}
 }
 
-func (i *instance) ID() model.ID { return i.id }
+func (i *Instance) ID() model.ID { return i.id }
 
-func (i *instance) Pid() int {
+func (i *Instance) Pid() int {
 	select {
 	case <-i.done:
 		return 0
@@ -59,14 +59,14 @@ func (i *instance) Pid() int {
 }
 
 // Warnings tell what the start could not have and left out.
-func (i *instance) Warnings() []string { return i.warnings }
+func (i *Instance) Warnings() []string { return i.warnings }
 
 // Trace says where the time of the start went, step by step; nil after a
 // recovery.
-func (i *instance) Trace() []monitorapi.Step { return i.trace }
+func (i *Instance) Trace() []monitorapi.Step { return i.trace }
 
 // hold is the one connection that waits for the exit.
-func (i *instance) hold(r *monitorapi.Reader, conn io.Closer) {
+func (i *Instance) hold(r *monitorapi.Reader, conn io.Closer) {
 	var e model.Exit
 	err := r.Expect(monitorapi.ExitFrame, &e)
 	_ = conn.Close()
@@ -78,7 +78,7 @@ func (i *instance) hold(r *monitorapi.Reader, conn io.Closer) {
 }
 
 // Wait blocks until the exit is recorded.
-func (i *instance) Wait(ctx context.Context) (model.Exit, error) {
+func (i *Instance) Wait(ctx context.Context) (model.Exit, error) {
 	select {
 	case <-i.done:
 		return i.exit, nil
@@ -168,44 +168,44 @@ func (d *Driver) Recover(ctx context.Context, id model.ID) (driver.Instance, err
 		close(i.done)
 	} else {
 		i.pid = rep.Pid
-		go i.hold(c.r, c)
+		go i.hold(c.R, c)
 	}
 	d.put(i)
 	return i, nil
 }
 
 // Signal sends sig to the main process.
-func (i *instance) Signal(ctx context.Context, sig syscall.Signal) error {
-	return i.call(ctx, monitorapi.Request{Op: monitorapi.OpSignal, Signal: monitorapi.SignalNumber(sig)})
+func (i *Instance) Signal(ctx context.Context, sig syscall.Signal) error {
+	return i.Call(ctx, monitorapi.Request{Op: monitorapi.OpSignal, Signal: monitorapi.SignalNumber(sig)})
 }
 
 // Resize sets the terminal's size.
-func (i *instance) Resize(ctx context.Context, height, width uint) error {
-	return i.call(ctx, monitorapi.Request{Op: monitorapi.OpResize, Size: &monitorapi.WinSize{Height: height, Width: width}})
+func (i *Instance) Resize(ctx context.Context, height, width uint) error {
+	return i.Call(ctx, monitorapi.Request{Op: monitorapi.OpResize, Size: &monitorapi.WinSize{Height: height, Width: width}})
 }
 
-// call makes a request that has no stream.
-func (i *instance) call(ctx context.Context, q monitorapi.Request) error {
-	c, err := i.open(ctx, q)
+// Call makes a request that has no stream.
+func (i *Instance) Call(ctx context.Context, q monitorapi.Request) error {
+	c, err := i.Open(ctx, q)
 	if err != nil {
 		return err
 	}
 	return c.Close()
 }
 
-// open makes a request; the connection is the caller's.
-func (i *instance) open(ctx context.Context, q monitorapi.Request) (*conn, error) {
+// Open makes a request; the connection is the caller's.
+func (i *Instance) Open(ctx context.Context, q monitorapi.Request) (*Conn, error) {
 	c, rep, err := i.d.request(ctx, i.id, q)
 	if err != nil {
 		return nil, i.gone(err)
 	}
-	c.reply = rep
+	c.Reply = rep
 	return c, nil
 }
 
 // gone makes "not found" of a monitor that is not there because the container
 // has ended.
-func (i *instance) gone(err error) error {
+func (i *Instance) gone(err error) error {
 	var op *os.SyscallError
 	if errors.As(err, &op) || errors.Is(err, io.EOF) || errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
 		return errdefs.ErrNotFound.WithMessage(fmt.Sprintf("container %s is not running", i.id.Short()))
@@ -214,16 +214,16 @@ func (i *instance) gone(err error) error {
 }
 
 // State asks the monitor what it knows.
-func (i *instance) State(ctx context.Context) (*monitorapi.State, error) {
-	c, err := i.open(ctx, monitorapi.Request{Op: monitorapi.OpState})
+func (i *Instance) State(ctx context.Context) (*monitorapi.State, error) {
+	c, err := i.Open(ctx, monitorapi.Request{Op: monitorapi.OpState})
 	if err != nil {
 		return nil, err
 	}
 	_ = c.Close()
-	if c.reply.State == nil {
+	if c.Reply.State == nil {
 		return nil, fmt.Errorf("monitor of %s: empty answer", i.id.Short())
 	}
-	return c.reply.State, nil
+	return c.Reply.State, nil
 }
 
 // keepBundle writes what exec needs after a restart of the daemon. Not
@@ -256,8 +256,8 @@ func (d *Driver) bundle(id model.ID) (*model.Bundle, error) {
 	return b, nil
 }
 
-// theBundle returns the bundle of the start.
-func (i *instance) theBundle() (*model.Bundle, error) {
+// Bundle returns the bundle of the start.
+func (i *Instance) Bundle() (*model.Bundle, error) {
 	i.mu.Lock()
 	b := i.bundle
 	i.mu.Unlock()

@@ -1,4 +1,4 @@
-package native
+package held
 
 import (
 	"errors"
@@ -91,7 +91,7 @@ func (d *Driver) Close() error {
 	return errors.Join(errs...)
 }
 
-// spawn executes wharf-monitor, detached: own session, no descriptor of ours
+// spawn executes the monitor, detached: own session, no descriptor of ours
 // but the control socket.
 func (d *Driver) spawn(name string) (*monitor, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -106,7 +106,7 @@ func (d *Driver) spawn(name string) (*monitor, error) {
 	}
 	defer null.Close()
 	pidfd := -1
-	_, _, err = syscall.StartProcess(d.opts.Monitor, []string{"wharf-monitor", name},
+	_, _, err = syscall.StartProcess(d.opts.Monitor, []string{filepath.Base(d.opts.Monitor), name},
 		&syscall.ProcAttr{
 			Dir: "/", Env: []string{"GOMAXPROCS=1", "GOGC=25"},
 			Files: []uintptr{null.Fd(), null.Fd(), null.Fd(), uintptr(pair[1])},
@@ -128,24 +128,10 @@ func (d *Driver) spawn(name string) (*monitor, error) {
 }
 
 // order sends a monitor its Start frame with the descriptors that go with it.
-func (d *Driver) order(id model.ID, m *monitor, frame []byte, s *sandbox) error {
-	dir, err := os.Open(d.dir(id))
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	// What the monitor has to say when it cannot say it to anybody. Not our
-	// stderr: it may be a pipe to somebody who waits for its end.
-	log, err := os.OpenFile(filepath.Join(d.dir(id), monitorLog), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	defer log.Close()
-	fds := []int{int(dir.Fd()), int(log.Fd())}
-	for _, f := range []*os.File{s.user, s.net} {
-		if f != nil {
-			fds = append(fds, int(f.Fd()))
-		}
+func (d *Driver) order(id model.ID, m *monitor, frame []byte, files []File) error {
+	fds := make([]int, 0, len(files))
+	for _, f := range files {
+		fds = append(fds, int(f.File.Fd()))
 	}
 	rc, err := m.control.SyscallConn()
 	if err != nil {

@@ -1,4 +1,4 @@
-package native
+package held
 
 import (
 	"context"
@@ -61,7 +61,7 @@ func (d *Driver) end(ctx context.Context, id model.ID, g *cgroup.Group) error {
 	if err != nil {
 		return err
 	}
-	i := found.(*instance)
+	i := found.(*Instance)
 	if i.Pid() == 0 {
 		return nil
 	}

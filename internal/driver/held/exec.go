@@ -1,4 +1,4 @@
-package native
+package held
 
 import (
 	"context"
@@ -14,15 +14,14 @@ import (
 	"wharf/api/monitorapi"
 	"wharf/internal/driver"
 	"wharf/internal/model"
-	"wharf/internal/runtime/prepare"
 )
 
 // requestTime bounds what has no context of its caller's.
 const requestTime = 10 * time.Second
 
 // Attach opens the main process's streams.
-func (i *instance) Attach(ctx context.Context, stdin, stdout, stderr bool) (model.Stream, error) {
-	c, err := i.open(ctx, monitorapi.Request{Op: monitorapi.OpAttach,
+func (i *Instance) Attach(ctx context.Context, stdin, stdout, stderr bool) (model.Stream, error) {
+	c, err := i.Open(ctx, monitorapi.Request{Op: monitorapi.OpAttach,
 		Attach: &monitorapi.Attach{Stdin: stdin, Stdout: stdout, Stderr: stderr}})
 	if err != nil {
 		return nil, err
@@ -36,11 +35,11 @@ func (i *instance) Attach(ctx context.Context, stdin, stdout, stderr bool) (mode
 }
 
 // Exec starts a further process.
-func (i *instance) Exec(ctx context.Context, e *model.ExecSpec) (driver.Process, error) {
+func (i *Instance) Exec(ctx context.Context, e *model.ExecSpec) (driver.Process, error) {
 	if i.Pid() == 0 {
 		return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("container %s is not running", i.id.Short()))
 	}
-	b, err := i.theBundle()
+	b, err := i.Bundle()
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +47,7 @@ func (i *instance) Exec(ctx context.Context, e *model.ExecSpec) (driver.Process,
 	if err != nil {
 		return nil, err
 	}
-	p, err := prepare.Exec(b, likeMain(b, e), path, prepare.Options{})
+	p, err := i.d.opts.Kind.PrepareExec(b, likeMain(b, e), path)
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +55,7 @@ func (i *instance) Exec(ctx context.Context, e *model.ExecSpec) (driver.Process,
 	if err != nil {
 		return nil, err
 	}
-	c, err := i.open(ctx, monitorapi.Request{Op: monitorapi.OpExec, Start: &monitorapi.Exec{
+	c, err := i.Open(ctx, monitorapi.Request{Op: monitorapi.OpExec, Start: &monitorapi.Exec{
 		ID: string(e.ID), Prepared: prepared, Terminal: e.Process.Terminal, OpenStdin: e.OpenStdin, Owner: rootID(b),
 	}})
 	if err != nil {
@@ -66,7 +65,7 @@ func (i *instance) Exec(ctx context.Context, e *model.ExecSpec) (driver.Process,
 		}
 		return nil, err
 	}
-	x := &process{i: i, id: string(e.ID), pid: c.reply.Pid, c: c, done: make(chan struct{})}
+	x := &process{i: i, id: string(e.ID), pid: c.Reply.Pid, c: c, done: make(chan struct{})}
 	c.ended, c.resize = x.ended, x.resize
 	return x, nil
 }
@@ -84,10 +83,10 @@ func likeMain(b *model.Bundle, e *model.ExecSpec) *model.ExecSpec {
 
 // process is an exec'd process.
 type process struct {
-	i   *instance
+	i   *Instance
 	id  string
 	pid int
-	c   *conn
+	c   *Conn
 
 	once sync.Once // sets exit
 	done chan struct{}
@@ -129,10 +128,10 @@ func (p *process) Wait(ctx context.Context) (model.Exit, error) {
 // hold waits on a connection of its own. A process whose monitor is gone has
 // ended with the container.
 func (p *process) hold() {
-	c, err := p.i.open(context.Background(), monitorapi.Request{Op: monitorapi.OpWait, Exec: p.id})
+	c, err := p.i.Open(context.Background(), monitorapi.Request{Op: monitorapi.OpWait, Exec: p.id})
 	var e model.Exit
 	if err == nil {
-		err = c.r.Expect(monitorapi.ExitFrame, &e)
+		err = c.R.Expect(monitorapi.ExitFrame, &e)
 		_ = c.Close()
 	}
 	if err != nil {
@@ -144,11 +143,11 @@ func (p *process) hold() {
 
 // Signal sends sig to the process.
 func (p *process) Signal(ctx context.Context, sig syscall.Signal) error {
-	return p.i.call(ctx, monitorapi.Request{Op: monitorapi.OpSignal, Exec: p.id, Signal: monitorapi.SignalNumber(sig)})
+	return p.i.Call(ctx, monitorapi.Request{Op: monitorapi.OpSignal, Exec: p.id, Signal: monitorapi.SignalNumber(sig)})
 }
 
 func (p *process) resize(height, width uint) error {
 	ctx, cancel := context.WithTimeout(context.Background(), requestTime)
 	defer cancel()
-	return p.i.call(ctx, monitorapi.Request{Op: monitorapi.OpResize, Exec: p.id, Size: &monitorapi.WinSize{Height: height, Width: width}})
+	return p.i.Call(ctx, monitorapi.Request{Op: monitorapi.OpResize, Exec: p.id, Size: &monitorapi.WinSize{Height: height, Width: width}})
 }

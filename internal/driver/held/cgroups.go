@@ -1,4 +1,4 @@
-package native
+package held
 
 import (
 	"context"
@@ -36,21 +36,21 @@ func (d *Driver) group(id model.ID, b *model.Bundle) (*cgroup.Group, error) {
 	return cgroup.Open(p), nil
 }
 
-// group is the running instance's cgroups, or the error that it is not
+// Group is the running instance's cgroups, or the error that it is not
 // running.
-func (i *instance) group() (*cgroup.Group, error) {
+func (i *Instance) Group() (*cgroup.Group, error) {
 	if i.Pid() == 0 {
 		return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("container %s is not running", i.id.Short()))
 	}
-	b, err := i.theBundle()
+	b, err := i.Bundle()
 	if err != nil {
 		return nil, err
 	}
 	return i.d.group(i.id, b)
 }
 
-// listCgroups lists the ids that have a cgroup below parent in any hierarchy.
-func listCgroups(parent string) []string {
+// ListCgroups lists the ids that have a cgroup below parent in any hierarchy.
+func ListCgroups(parent string) []string {
 	seen := map[string]bool{}
 	var out []string
 	l := cgroup.Detect()
@@ -82,7 +82,7 @@ func listCgroups(parent string) []string {
 // or has processes, is not ours to end.
 func strayCgroups(parent string) []model.ID {
 	var out []model.ID
-	for _, name := range listCgroups(parent) {
+	for _, name := range ListCgroups(parent) {
 		if !containerID.MatchString(name) {
 			continue
 		}
@@ -97,8 +97,8 @@ func strayCgroups(parent string) []model.ID {
 var containerID = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
 // Pause stops every process of the container.
-func (i *instance) Pause(ctx context.Context) error {
-	g, err := i.group()
+func (i *Instance) Pause(ctx context.Context) error {
+	g, err := i.Group()
 	if err != nil {
 		return err
 	}
@@ -106,8 +106,8 @@ func (i *instance) Pause(ctx context.Context) error {
 }
 
 // Resume lets them go on.
-func (i *instance) Resume(ctx context.Context) error {
-	g, err := i.group()
+func (i *Instance) Resume(ctx context.Context) error {
+	g, err := i.Group()
 	if err != nil {
 		return err
 	}
@@ -115,8 +115,8 @@ func (i *instance) Resume(ctx context.Context) error {
 }
 
 // Stats reads the counters.
-func (i *instance) Stats(ctx context.Context) (*container.StatsResponse, error) {
-	g, err := i.group()
+func (i *Instance) Stats(ctx context.Context) (*container.StatsResponse, error) {
+	g, err := i.Group()
 	if err != nil {
 		return nil, err
 	}
@@ -124,8 +124,8 @@ func (i *instance) Stats(ctx context.Context) (*container.StatsResponse, error) 
 }
 
 // Pids lists the processes.
-func (i *instance) Pids(ctx context.Context) ([]int, error) {
-	g, err := i.group()
+func (i *Instance) Pids(ctx context.Context) ([]int, error) {
+	g, err := i.Group()
 	if err != nil {
 		return nil, err
 	}
@@ -133,8 +133,8 @@ func (i *instance) Pids(ctx context.Context) ([]int, error) {
 }
 
 // Update changes live limits.
-func (i *instance) Update(ctx context.Context, r container.Resources) error {
-	g, err := i.group()
+func (i *Instance) Update(ctx context.Context, r container.Resources) error {
+	g, err := i.Group()
 	if err != nil {
 		return err
 	}
@@ -143,8 +143,8 @@ func (i *instance) Update(ctx context.Context, r container.Resources) error {
 
 // OOM counts the processes that the kernel killed for memory. After the end
 // too, until Release.
-func (i *instance) OOM(ctx context.Context) (uint64, error) {
-	b, err := i.theBundle()
+func (i *Instance) OOM(ctx context.Context) (uint64, error) {
+	b, err := i.Bundle()
 	if err != nil {
 		return 0, err
 	}
@@ -157,7 +157,7 @@ func (i *instance) OOM(ctx context.Context) (uint64, error) {
 
 // complete adds to a bad exit whether memory was the reason: the cgroup is
 // there until Release.
-func (i *instance) complete(e model.Exit) model.Exit {
+func (i *Instance) complete(e model.Exit) model.Exit {
 	if e.Code != 0 && !e.OOMKilled {
 		n, err := i.OOM(context.Background())
 		e.OOMKilled = err == nil && n > 0
