@@ -114,6 +114,7 @@ func newRoot(dockerCLI *command.DockerCli) (*cobra.Command, *flags.ClientOptions
 	addCommands(root, dockerCLI)
 	prune(root)
 	root.AddCommand(doctorCommand(dockerCLI))
+	addSystem(root, dockerCLI)
 	return root, opts
 }
 

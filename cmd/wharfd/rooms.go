@@ -93,7 +93,7 @@ func openRooms(ctx context.Context, c *config.Config, live *atomic.Pointer[confi
 	r.engine, err = lifecycle.New(lifecycle.Options{
 		Images: r.images, Networks: r.networks, Volumes: r.volumes, Logs: logs.New(), Records: r.records, Archives: archive.New(),
 		Drivers: map[model.Isolation]driver.Driver{model.IsolationContainer: containers},
-		Facts:   pf, Defaults: pd, DataRoot: c.DataRoot, IDBase: c.IDBase, Devices: devices,
+		Facts:   pf, Defaults: pd, DataRoot: c.DataRoot, IDBase: c.IDBase, Devices: devices, Checks: r.checks(),
 	})
 	if err != nil {
 		return nil, err
@@ -166,7 +166,14 @@ func (r *rooms) imageUsers(context.Context) ([]image.User, error) {
 	list := r.engine.Records()
 	out := make([]image.User, 0, len(list))
 	for _, c := range list {
-		out = append(out, image.User{ID: c.ID, Name: c.Name, Image: c.Image.ID, Running: c.State.Running() || c.State.Phase == container.StateRestarting})
+		u := image.User{ID: c.ID, Name: c.Name, Image: c.Image.ID, Running: c.State.Running() || c.State.Phase == container.StateRestarting}
+		out = append(out, u)
+		for _, m := range c.Mounts {
+			if m.Image != nil && m.Image.ID != c.Image.ID {
+				u.Image = m.Image.ID
+				out = append(out, u)
+			}
+		}
 	}
 	return out, nil
 }
@@ -211,6 +218,7 @@ func (r *rooms) own() http.Handler {
 	}
 	mux.HandleFunc("GET /wharf/v1/doctor", func(w http.ResponseWriter, _ *http.Request) { answer(w, host.Report(r.facts)) })
 	mux.HandleFunc("GET /wharf/v1/facts", func(w http.ResponseWriter, _ *http.Request) { answer(w, r.facts) })
+	r.fsckRoute(mux)
 	mux.HandleFunc("GET /wharf/v1/containers/{ref}/timing", func(w http.ResponseWriter, q *http.Request) {
 		t, err := r.engine.Timing(q.PathValue("ref"))
 		if err != nil {

@@ -1,0 +1,35 @@
+package main
+
+import (
+	"encoding/json"
+	"net/http"
+	"strconv"
+
+	"wharf/internal/lifecycle"
+)
+
+// checks are the rooms that fsck asks, beside lifecycle and the drivers.
+func (r *rooms) checks() map[string]lifecycle.Checker {
+	return map[string]lifecycle.Checker{
+		"record": r.records, "image": r.images, "network": r.networks, "volume": r.volumes,
+	}
+}
+
+// fsckRoute adds the examination: GET looks, POST ?repair=1 repairs too.
+func (r *rooms) fsckRoute(mux *http.ServeMux) {
+	do := func(w http.ResponseWriter, q *http.Request, repair bool) {
+		w.Header().Set("Content-Type", "application/json")
+		report, err := r.engine.Fsck(q.Context(), repair)
+		if err != nil {
+			w.WriteHeader(http.StatusInternalServerError)
+			_ = json.NewEncoder(w).Encode(map[string]string{"message": "fsck: " + err.Error()})
+			return
+		}
+		_ = json.NewEncoder(w).Encode(report)
+	}
+	mux.HandleFunc("GET /wharf/v1/fsck", func(w http.ResponseWriter, q *http.Request) { do(w, q, false) })
+	mux.HandleFunc("POST /wharf/v1/fsck", func(w http.ResponseWriter, q *http.Request) {
+		repair, _ := strconv.ParseBool(q.URL.Query().Get("repair"))
+		do(w, q, repair)
+	})
+}
