@@ -98,6 +98,7 @@ type walk struct {
 	tree   *tree
 	oneFS  bool // leave out what is mounted
 	tar    *tar.Writer
+	raw    io.Writer        // behind tar: files may be written without their holes; or nil
 	links  map[inode]string // first name of files with several
 	buf    []byte
 	parent uint64 // mount that the directory being read is on
@@ -249,6 +250,15 @@ func (w *walk) file(fd int, h *tar.Header, inside string) error {
 	}
 	f := os.NewFile(uintptr(r), inside)
 	defer f.Close()
+	if w.raw != nil {
+		var st unix.Stat_t
+		if err := unix.Fstat(r, &st); err != nil {
+			return w.wrap(inside, err)
+		}
+		if all := extents(r, &st); all != nil && st.Size == h.Size {
+			return w.sparse(r, h, all, inside)
+		}
+	}
 	if err := w.tar.WriteHeader(h); err != nil {
 		return w.wrap(inside, err)
 	}

@@ -48,7 +48,7 @@ func (*Archive) Put(ctx context.Context, root model.Root, p string, o model.PutO
 	}
 	return asOwner(t.ids, func() error {
 		defer u.leave()
-		return errors.Join(u.all(tar.NewReader(plain)), u.dirTimes())
+		return errors.Join(u.all(tar.NewReader(plain)), u.dirTimes(), u.topTime())
 	})
 }
 
@@ -114,6 +114,7 @@ type unpack struct {
 	parent     int // descriptor of parentName, kept for the next entry; -1: none
 	parentName string
 	dirs       []dirTime
+	topAt      time.Time // the destination's own, with opts.Top
 	buf        []byte
 }
 
@@ -184,7 +185,7 @@ func (u *unpack) entry(h *tar.Header, r io.Reader) error {
 		return err
 	}
 	if name == "." {
-		return nil // the destination itself stays as it is
+		return u.top(h) // the destination itself stays as it is
 	}
 	full := path.Join(u.dest, name)
 	if err := u.enter(path.Dir(full)); err != nil {

@@ -80,6 +80,7 @@ type ExecRequest struct {
 // RemoveRequest removes a container.
 type RemoveRequest struct {
 	Force, Volumes, Link bool
+	How                  string // RemovedByUser unless set
 }
 
 // CommitRequest makes an image from a container.
@@ -132,5 +133,6 @@ type PutOptions struct {
 	NoOverwriteDirNonDir bool
 	CopyUIDGID           bool   // everything belongs to User; else to the ids in the tar
 	User                 string // Config.User, looked up in the root's own /etc/passwd and /etc/group
+	Top                  bool   // the entry "." sets the destination's own owner, mode, attributes and time
 	NoDevices            bool   // refuse device nodes: the container has a user namespace of its own
 }

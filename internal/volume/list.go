@@ -176,7 +176,7 @@ func (r *Room) DiskUsage(ctx context.Context, verbose bool) (*volume.DiskUsage, 
 // size sums up the files of a volume, each inode once; -1 for a volume with
 // options, whose content may be anywhere.
 func (v *vol) size(ctx context.Context) (int64, error) {
-	if len(v.rec.Options) > 0 {
+	if v.rec.elsewhere() {
 		return -1, nil
 	}
 	seen := map[[2]uint64]struct{}{}

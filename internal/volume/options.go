@@ -16,19 +16,23 @@ import (
 )
 
 // checkOptions checks the local driver's options: none, or device and type,
-// and what mount(8) takes after -o.
+// and what mount(8) takes after -o, or a size.
 func checkOptions(opts map[string]string) error {
-	if len(opts) == 0 {
-		return nil
-	}
 	for _, k := range slices.Sorted(maps.Keys(opts)) {
 		switch k {
 		case "type", "o", "device":
 		case "size":
-			return model.Refuse(errdefs.ErrNotImplemented, "option size: the local driver cannot limit a volume's size (a file system with project quotas is not supported yet); use type=tmpfs with o=size=..., or a device of that size")
+			if _, err := parseSize(opts[k]); err != nil {
+				return err
+			}
 		default:
-			return model.Refuse(errdefs.ErrInvalidArgument, "invalid option: %q: the local driver has type, device and o", k)
+			return model.Refuse(errdefs.ErrInvalidArgument, "invalid option: %q: the local driver has type, device, o and size", k)
 		}
+	}
+	if _, sized := opts["size"]; sized && len(opts) == 1 || len(opts) == 0 {
+		return nil
+	} else if sized {
+		return model.Refuse(errdefs.ErrInvalidArgument, "option size: a volume with type and device is as large as what is mounted; limit that, for type=tmpfs with o=size=%s", opts["size"])
 	}
 	for _, k := range []string{"device", "type"} {
 		if opts[k] == "" {

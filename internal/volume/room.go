@@ -26,6 +26,8 @@ type Options struct {
 	Dir string // needed
 	// Publish receives the room's events; nil drops them.
 	Publish func(typ events.Type, action events.Action, id string, attrs map[string]string)
+	// Archives reads and writes tar, for Export and Import.
+	Archives Archives
 	// OnTrash is called, without locks, when a removed volume lies in the
 	// trash and is measured; nil is not called.
 	OnTrash func()
@@ -40,6 +42,8 @@ type Room struct {
 
 	closing context.Context // ends what goes on behind, but not deletions
 	close   context.CancelFunc
+
+	projects sync.Mutex // held while a quota's number is chosen; taken alone
 
 	mu      sync.Mutex // guards the rest
 	vols    map[string]*vol
@@ -184,7 +188,12 @@ func (r *Room) create(q volume.CreateRequest, user model.ID) (*vol, error) {
 		dir:   filepath.Join(r.opts.Dir, q.Name),
 		users: map[model.ID]struct{}{},
 	}
-	if err := v.save(); err != nil {
+	err := v.save()
+	if err == nil {
+		err = r.bound(v.rec.Options, v.data())
+	}
+	if err != nil {
+		_ = os.RemoveAll(v.dir)
 		return nil, fmt.Errorf("create %s: %w", q.Name, err)
 	}
 	v.hold(user)
@@ -309,8 +318,13 @@ func (v *vol) userIDs() []string {
 
 func (r *Room) deleteLater(dir string) {
 	r.wg.Go(func() {
+		id := project(filepath.Join(dir, "_data"))
 		if err := os.RemoveAll(dir); err != nil {
 			r.log.Error("delete a removed volume's content; it is tried again when the daemon starts", "dir", dir, "error", err)
+			return
+		}
+		if id != 0 {
+			unlimit(r.opts.Dir, id)
 		}
 	})
 }

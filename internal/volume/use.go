@@ -159,7 +159,7 @@ func (r *Room) Sweep(ctx context.Context) error {
 
 // mount mounts a volume with options unless it is. Call with busy held.
 func (v *vol) mount(ctx context.Context) error {
-	if len(v.rec.Options) == 0 {
+	if !v.rec.elsewhere() {
 		return nil
 	}
 	is, err := mounted(v.data())
@@ -185,7 +185,7 @@ func (v *vol) unmount() error {
 			return err
 		}
 	}
-	if len(v.rec.Options) == 0 {
+	if !v.rec.elsewhere() {
 		return nil
 	}
 	return unmountAt(v.data())

@@ -230,7 +230,8 @@ func TestOptions(t *testing.T) {
 		text string
 		is   func(error) bool
 	}{
-		{map[string]string{"size": "1g"}, "size", errdefs.IsNotImplemented},
+		{map[string]string{"size": "1"}, "invalid size", errdefs.IsInvalidArgument},
+		{map[string]string{"size": "1g", "type": "tmpfs", "device": "tmpfs"}, "o=size=1g", errdefs.IsInvalidArgument},
 		{map[string]string{"colour": "red"}, `invalid option: "colour"`, errdefs.IsInvalidArgument},
 		{map[string]string{"type": "tmpfs"}, `missing required option: "device"`, errdefs.IsInvalidArgument},
 		{map[string]string{"type": "x", "device": "y", "o": "remount"}, "remount", errdefs.IsInvalidArgument},
