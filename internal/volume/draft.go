@@ -100,9 +100,15 @@ func (d *draft) swap(v *vol, still func() error) error {
 	if err := v.unmount(); err != nil { // subpaths would go on showing the old data
 		return err
 	}
+	var st unix.Stat_t
+	if err := unix.Lstat(d.data(), &st); err != nil {
+		return &os.PathError{Op: "stat", Path: d.data(), Err: err}
+	}
 	if err := unix.Renameat2(unix.AT_FDCWD, d.data(), unix.AT_FDCWD, v.data(), unix.RENAME_EXCHANGE); err != nil {
 		return fmt.Errorf("exchange: %w", err)
 	}
+	// xfs takes the new ".." for a change of the directory.
+	_ = unix.UtimesNanoAt(unix.AT_FDCWD, v.data(), []unix.Timespec{st.Atim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW)
 	return syncDir(v.dir)
 }
 
