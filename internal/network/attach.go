@@ -251,7 +251,7 @@ func (n *net) release(e *endpoint) {
 // wire makes the kernel's side of eps.
 func (r *Room) wire(path string, q model.AttachNetworks, eps []*endpoint, fresh bool) error {
 	if q.Tap {
-		return r.wireTaps(eps)
+		return r.wireTaps(q, eps)
 	}
 	ns, err := openNetns(path)
 	if err != nil {

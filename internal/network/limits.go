@@ -21,11 +21,9 @@ import (
 // CAP_NET_ADMIN there cannot touch it; policyOf refuses the others.
 const limitsTable = "wharf-limits"
 
-// limit makes the policy's rules in a fresh namespace.
+// limit makes the policy's rules in a namespace, instead of those that are
+// there. A nil policy has none.
 func (p *policy) limit(ns *netns) error {
-	if p.egress.empty() && p.ingress.empty() {
-		return nil
-	}
 	c, err := nftables.New(nftables.WithNetNSFd(int(ns.f.Fd())))
 	if err != nil {
 		return err
@@ -33,6 +31,9 @@ func (p *policy) limit(ns *netns) error {
 	t := &nftables.Table{Name: limitsTable, Family: nftables.TableFamilyINet}
 	c.AddTable(t)
 	c.DelTable(t)
+	if p == nil || p.egress.empty() && p.ingress.empty() {
+		return c.Flush()
+	}
 	c.AddTable(t)
 	b := &tableBuilder{conn: c, table: t, shape: &tableShape{rules: map[string]int{}}}
 	// After the translation of 127.0.0.11, so that ports and addresses are
@@ -45,6 +46,8 @@ func (p *policy) limit(ns *netns) error {
 	return nil
 }
 
+// limitDirection looks at every packet that the side begins or goes on with,
+// so that a rule that comes later ends what it is against.
 func (b *tableBuilder) limitDirection(title string, hook *nftables.ChainHook, d direction, out bool) {
 	if d.empty() {
 		return
@@ -57,7 +60,8 @@ func (b *tableBuilder) limitDirection(title string, hook *nftables.ChainHook, d 
 		no = part{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED}} // the program hears of it at once
 	}
 	b.rule(c, iface, name("lo"), accept)
-	b.rule(c, ctState(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), accept)
+	b.rule(c, ctState(expr.CtStateBitRELATED), accept)
+	b.rule(c, ctReply(), accept) // what goes on was begun by the other side, which the other chain let
 	if out {
 		b.rule(c, ctDNAT(), accept) // the network's own name server
 	}
@@ -155,7 +159,7 @@ func (r *Room) applyLimits(ns *netns, c *rtnl, q model.AttachNetworks, eps []*en
 	if err != nil || p == nil {
 		return err
 	}
-	if fresh {
+	if fresh && !(p.egress.empty() && p.ingress.empty()) {
 		if err := p.limit(ns); err != nil {
 			return err
 		}
@@ -165,7 +169,7 @@ func (r *Room) applyLimits(ns *netns, c *rtnl, q model.AttachNetworks, eps []*en
 			continue
 		}
 		if p.in > 0 && e.HostLink == "" {
-			return model.Refuse(errdefs.ErrNotImplemented, "label %s cannot be carried out on the %s network %s: what comes in does not pass this host", labelBandwidthIn, e.net.rec.Driver, e.Network)
+			return noBandwidthIn(e)
 		}
 		if err := r.shape(p, c, e, index[i]); err != nil {
 			return err

@@ -80,7 +80,7 @@ func FuzzParseTargets(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		ts, err := parseTargets(s)
+		ts, err := parseTargets(words(s))
 		for _, x := range ts {
 			if err == nil && (x.first > x.last || x.first != 0 && x.proto == 0 || x.net.IsValid() && x.net != x.net.Masked()) {
 				t.Errorf("%q: %+v", s, x)

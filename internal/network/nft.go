@@ -218,6 +218,14 @@ func verdict(k expr.VerdictKind) part { return part{&expr.Verdict{Kind: k}} }
 
 func ctState(bits uint32) part { return ctBits(expr.CtKeySTATE, bits) }
 
+// ctReply matches packets of the side that did not begin.
+func ctReply() part {
+	return part{
+		&expr.Ct{Key: expr.CtKeyDIRECTION, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{1}}, // IP_CT_DIR_REPLY
+	}
+}
+
 func ctDNAT() part { return ctBits(expr.CtKeySTATUS, ctStatusDNAT) }
 
 func ctBits(key expr.CtKey, bits uint32) part {

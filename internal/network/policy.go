@@ -25,9 +25,9 @@ const (
 	labelBandwidthOut = "wharf.bandwidth.out"
 )
 
-// policy is what the labels say. Without an allow list everything may pass
-// that is not denied; with one, nothing that is not on it. What is denied
-// stays denied.
+// policy is what the labels and the rules say. Without an allow list
+// everything may pass that is not denied; with one, or when everything is
+// denied, nothing that is not on it. What is denied by name stays denied.
 type policy struct {
 	egress, ingress direction
 	in, out         uint64 // bytes a second and interface; 0: no limit
@@ -35,7 +35,19 @@ type policy struct {
 
 type direction struct {
 	allow, deny []target
-	closed      bool // there is an allow list
+	closed      bool // there is an allow list, or everything is denied
+}
+
+// refuse adds to the deny list. Denying everything leaves the allow list its
+// sense: it names the exceptions.
+func (d *direction) refuse(ts []target) {
+	for _, t := range ts {
+		if t == (target{}) {
+			d.closed = true
+		} else {
+			d.deny = append(d.deny, t)
+		}
+	}
 }
 
 func (d direction) empty() bool { return len(d.deny) == 0 && !d.closed }
@@ -65,11 +77,22 @@ func (r *Room) CheckLimits(labels map[string]string, mode container.NetworkMode,
 	return nil
 }
 
-// policyOf reads q's labels; nil: they limit nothing.
+// policyOf reads q's labels and rules; nil: they limit nothing. What a virtual
+// machine may do in its own kernel does not matter: it is limited out here.
 func policyOf(q model.AttachNetworks) (*policy, error) {
 	p, used, err := readPolicy(q.Labels)
-	if err == nil && p != nil && q.NetAdmin {
-		err = model.Refuse(errdefs.ErrInvalidArgument, "label %s cannot hold for a container that may change its own network", used)
+	if err != nil {
+		return nil, err
+	}
+	used = "label " + used
+	if !empty(q.Rules) {
+		if p == nil {
+			p = &policy{}
+		}
+		used, err = "a network rule", p.add(*q.Rules)
+	}
+	if err == nil && p != nil && q.NetAdmin && !q.Tap {
+		err = model.Refuse(errdefs.ErrInvalidArgument, "%s cannot hold for a container that may change its own network", used)
 	}
 	return p, err
 }
@@ -85,14 +108,14 @@ func readPolicy(labels map[string]string) (_ *policy, used string, err error) {
 		switch k {
 		case labelEgressAllow:
 			p.egress.closed = true
-			p.egress.allow, err = parseTargets(v)
+			err = p.add(model.NetworkRules{EgressAllow: words(v)})
 		case labelEgressDeny:
-			p.egress.deny, err = parseTargets(v)
+			err = p.add(model.NetworkRules{EgressDeny: words(v)})
 		case labelIngressAllow:
 			p.ingress.closed = true
-			p.ingress.allow, err = parseTargets(v)
+			err = p.add(model.NetworkRules{IngressAllow: words(v)})
 		case labelIngressDeny:
-			p.ingress.deny, err = parseTargets(v)
+			err = p.add(model.NetworkRules{IngressDeny: words(v)})
 		case labelBandwidthIn:
 			p.in, err = parseRate(v)
 		case labelBandwidthOut:
@@ -114,15 +137,19 @@ func readPolicy(labels map[string]string) (_ *policy, used string, err error) {
 	return p, used, nil
 }
 
-// parseTargets reads a list such as "10.0.0.0/8, 1.1.1.1:443/tcp,
+// words cuts a label's list such as "10.0.0.0/8, 1.1.1.1:443/tcp,
 // [2001:db8::1]:53, *:80-90/tcp". An empty list is legal: it allows, or
 // denies, nothing.
-func parseTargets(s string) ([]target, error) {
+func words(s string) []string {
+	return strings.FieldsFunc(s, func(c rune) bool { return c == ',' || c == ' ' || c == '\t' || c == '\n' })
+}
+
+func parseTargets(ws []string) ([]target, error) {
 	var all []target
-	for _, w := range strings.FieldsFunc(s, func(c rune) bool { return c == ',' || c == ' ' || c == '\t' || c == '\n' }) {
+	for _, w := range ws {
 		t, err := parseTarget(w)
 		if err != nil {
-			return nil, fmt.Errorf("invalid value %q: %w; write ADDRESS[/BITS][:PORT[-PORT]][/tcp|udp|sctp|icmp], * for any address and [..] around an IPv6 address that has a port", w, err)
+			return nil, fmt.Errorf("invalid value %q: %w; write ADDRESS[/BITS][:PORT[-PORT]][/tcp|udp|sctp|icmp], * or any for any address and [..] around an IPv6 address that has a port", w, err)
 		}
 		all = append(all, t...)
 	}
@@ -150,7 +177,7 @@ func parseTarget(w string) ([]target, error) {
 	case strings.Count(w, ":") == 1:
 		addr, port, hasPort = strings.Cut(w, ":")
 	}
-	if addr != "*" {
+	if addr != "*" && addr != "any" {
 		p, err := netip.ParsePrefix(addr)
 		if err != nil {
 			a, aerr := netip.ParseAddr(addr)

@@ -19,7 +19,7 @@ import (
 // published ports and sweeps are the same as a container's.
 
 // wireTaps makes the taps of eps.
-func (r *Room) wireTaps(eps []*endpoint) error {
+func (r *Room) wireTaps(q model.AttachNetworks, eps []*endpoint) error {
 	for _, e := range eps {
 		if e.Interface == "" {
 			continue
@@ -28,7 +28,11 @@ func (r *Room) wireTaps(eps []*endpoint) error {
 			return fmt.Errorf("network %s: %w", e.net.rec.Name, err)
 		}
 	}
-	return nil
+	p, err := policyOf(q)
+	if err != nil {
+		return err
+	}
+	return r.limitTaps(q.ID, eps, p)
 }
 
 // addTap makes e's tap and puts it on the bridge.
@@ -75,4 +79,12 @@ func openTap(name string) error {
 		return fmt.Errorf("keep tap %s: %w", name, err)
 	}
 	return nil
+}
+
+// limitTaps limits a virtual machine out here.
+func (r *Room) limitTaps(_ model.ID, _ []*endpoint, p *policy) error {
+	if p == nil {
+		return nil
+	}
+	return model.Refuse(errdefs.ErrNotImplemented, "limits of a virtual machine's network are not there yet")
 }

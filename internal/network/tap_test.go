@@ -177,4 +177,3 @@ func TestMachineThatNeverStarts(t *testing.T) {
 		t.Errorf("macvlan: %v", err)
 	}
 }
-
