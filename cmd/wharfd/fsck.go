@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"wharf/internal/lifecycle"
+	"wharf/internal/model"
 )
 
 // checks are the rooms that fsck asks, beside lifecycle and the drivers.
@@ -16,10 +17,15 @@ func (r *rooms) checks() map[string]lifecycle.Checker {
 }
 
 // fsckRoute adds the examination: GET looks, POST ?repair=1 repairs too.
+// ?container=ID, once or more, asks only about those, known or gone.
 func (r *rooms) fsckRoute(mux *http.ServeMux) {
 	do := func(w http.ResponseWriter, q *http.Request, repair bool) {
 		w.Header().Set("Content-Type", "application/json")
-		report, err := r.engine.Fsck(q.Context(), repair)
+		var ids []model.ID
+		for _, id := range q.URL.Query()["container"] {
+			ids = append(ids, model.ID(id))
+		}
+		report, err := r.engine.Fsck(q.Context(), repair, ids...)
 		if err != nil {
 			w.WriteHeader(http.StatusInternalServerError)
 			_ = json.NewEncoder(w).Encode(map[string]string{"message": "fsck: " + err.Error()})

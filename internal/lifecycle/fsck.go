@@ -40,11 +40,12 @@ type fsck struct {
 
 // Fsck looks for records without things and things without records; repair
 // also does what the findings' remedies say. It may run at any time, also
-// while containers are made and removed.
-func (s fsck) Fsck(ctx context.Context, repair bool) (model.Fsck, error) {
+// while containers are made and removed. With ids only what is about those
+// containers counts; they may be gone.
+func (s fsck) Fsck(ctx context.Context, repair bool, ids ...model.ID) (model.Fsck, error) {
 	s.one.Lock()
 	defer s.one.Unlock()
-	out, err := s.examine(ctx)
+	out, err := s.examine(ctx, ids)
 	if err != nil || !repair {
 		return out, err
 	}
@@ -92,9 +93,9 @@ func (s fsck) checkers() map[string]Checker {
 }
 
 // examine goes round until every finding is there twice in a row or gone.
-func (s fsck) examine(ctx context.Context) (model.Fsck, error) {
-	out := model.Fsck{Findings: []model.Finding{}, Checked: map[string]int{}}
-	var before map[findingKey]bool // settled findings of the round before
+func (s fsck) examine(ctx context.Context, ids []model.ID) (model.Fsck, error) {
+	out := model.Fsck{Checked: map[string]int{}}
+	before := map[findingKey]bool{} // findings of the round before: settled or not
 	for round := range fsckRounds {
 		if round > 0 {
 			select {
@@ -103,19 +104,25 @@ func (s fsck) examine(ctx context.Context) (model.Fsck, error) {
 			case <-time.After(settleTime):
 			}
 		}
-		found, settled, err := s.round(ctx, &out)
+		found, settled, err := s.round(ctx, ids, &out)
 		if err != nil {
 			return out, err
 		}
-		out.Findings, out.Unsettled = out.Findings[:0], 0
+		out.Findings, out.Unsettled = []model.Finding{}, 0
+		fresh := 0
 		for _, f := range found {
-			if k := keyOf(f); settled[k] && before[k] {
+			k := keyOf(f)
+			was, twice := before[k]
+			switch {
+			case was && settled[k]:
 				out.Findings = append(out.Findings, f)
-			} else {
+			case twice:
 				out.Unsettled++
+			default:
+				fresh++
 			}
 		}
-		if out.Unsettled == 0 {
+		if fresh+out.Unsettled == 0 {
 			break
 		}
 		before = settled
@@ -129,20 +136,29 @@ func keyOf(f model.Finding) findingKey { return findingKey{f.Room, f.Thing, f.Na
 
 // round looks once. settled are the findings whose container nobody worked on
 // from before the first look until after the last.
-func (s fsck) round(ctx context.Context, out *model.Fsck) (found []model.Finding, settled map[findingKey]bool, err error) {
+func (s fsck) round(ctx context.Context, ids []model.ID, out *model.Fsck) (found []model.Finding, settled map[findingKey]bool, err error) {
 	before := s.index.turns()
 	records := lists{s.core}.Records()
 	out.Containers = len(records)
+	removed, err := s.records.Removed(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
 	rooms := s.checkers()
 	for _, name := range slices.Sorted(maps.Keys(rooms)) {
 		began := time.Now()
-		fs, err := rooms[name].Fsck(ctx, records)
+		known := records
+		if k, ok := rooms[name].(interface{ KeepsRemoved() bool }); ok && k.KeepsRemoved() {
+			known = slices.Concat(records, removed)
+		}
+		fs, err := rooms[name].Fsck(ctx, known)
 		if err != nil {
 			return nil, nil, wrap(err, "check %s", name)
 		}
 		for _, f := range fs {
-			f.Room = name
-			found = append(found, f)
+			if f.Room = name; len(ids) == 0 || concerns(f.ID, ids) {
+				found = append(found, f)
+			}
 		}
 		out.Checked[name] = int(time.Since(began).Milliseconds())
 	}
@@ -152,6 +168,11 @@ func (s fsck) round(ctx context.Context, out *model.Fsck) (found []model.Finding
 		settled[keyOf(f)] = f.ID == "" || before.same(after, f.ID)
 	}
 	return found, settled, nil
+}
+
+// concerns reports whether id, perhaps only its first digits, is one of ids.
+func concerns(id model.ID, ids []model.ID) bool {
+	return slices.ContainsFunc(ids, func(x model.ID) bool { return id == x || id == model.ID(x.Short()) })
 }
 
 // turns says of each container how often its verb lock was taken and given
@@ -174,14 +195,9 @@ func (x *index) turns() turns {
 // same reports whether nobody worked on id between t and u. Rooms may know a
 // container by the first digits of its id only.
 func (t turns) same(u turns, id model.ID) bool {
-	if len(id) < 64 {
-		for full := range t {
-			if full.Short() == string(id) {
-				id = full
-			}
-		}
-		for full := range u {
-			if full.Short() == string(id) {
+	for _, m := range []turns{t, u} {
+		for full := range m {
+			if len(id) < 64 && full.Short() == string(id) {
 				id = full
 			}
 		}

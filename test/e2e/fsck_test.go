@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -10,6 +12,8 @@ import (
 	"syscall"
 
 	"github.com/vishvananda/netlink"
+
+	"wharf/internal/model"
 )
 
 // fsckContainer looks for what a removed container left.
@@ -34,6 +38,33 @@ func (d *daemon) fsckContainer(id string) error {
 	return errors.Join(errs...)
 }
 
+// ask has the daemon examine itself: all of it, or only what is about some
+// containers that are gone.
+func (d *daemon) ask(ids ...string) error {
+	q := url.Values{"container": ids}
+	resp, err := d.http().Get("http://wharf/wharf/v1/fsck?" + q.Encode())
+	if err != nil {
+		if d.gone != nil {
+			select {
+			case <-d.gone: // the test ended it
+				return nil
+			default:
+			}
+		}
+		return err
+	}
+	defer resp.Body.Close()
+	var r model.Fsck
+	if err := json.NewDecoder(resp.Body).Decode(&r); err != nil {
+		return err
+	}
+	var errs []error
+	for _, f := range r.Findings {
+		errs = append(errs, fmt.Errorf("%s: %s %s: %s", f.Room, f.Thing, f.Name, f.Detail))
+	}
+	return errors.Join(errs...)
+}
+
 // fsck looks at a daemon that runs and has no containers.
 func (d *daemon) fsck() error {
 	var errs []error
@@ -43,7 +74,7 @@ func (d *daemon) fsck() error {
 			errs = append(errs, fmt.Errorf("%s without a record", filepath.Join(dir, e.Name())))
 		}
 	}
-	errs = append(errs, d.monitors(), d.mounted(), d.groupsLeft())
+	errs = append(errs, d.monitors(), d.mounted(), d.groupsLeft(), d.ask())
 	if d == shared { // others are in network namespaces of their own
 		errs = append(errs, linksLeft())
 	}

@@ -90,6 +90,11 @@ func (s *scene) finish() {
 			s.Errorf("after removing %s: %v", id[:12], err)
 		}
 	}
+	if len(ids) > 0 { // all of it at the daemon's end
+		if err := s.d.ask(ids...); err != nil {
+			s.Errorf("fsck after the test: %v", err)
+		}
+	}
 	if s.Failed() {
 		s.Logf("daemon: %s\nend of the daemon's log:\n%s", s.d.dir, s.d.log(3000))
 	}
