@@ -103,6 +103,9 @@ const (
 	FileStderr = "stderr" // where the monitor's own messages go
 	FileUser   = "user"   // namespaces that were made before
 	FileNet    = "net"
+	// FileMore begins the names of descriptors that the monitor hands on as
+	// they are (a VM's taps).
+	FileMore = "more:"
 )
 
 // Started answers Start: execve(2) of the container's process succeeded.
@@ -162,6 +165,9 @@ type Request struct {
 	Start  *Exec        `json:"start,omitempty"`
 	Signal SignalNumber `json:"signal,omitempty"`
 	Size   *WinSize     `json:"size,omitempty"`
+
+	// Body belongs to operations that only some monitors know (a VM's).
+	Body json.RawMessage `json:"body,omitempty"`
 }
 
 // Attach chooses streams. With a terminal everything is Stdout.
@@ -186,6 +192,8 @@ type Reply struct {
 	Pid      int      `json:"pid,omitempty"`
 	Warnings []string `json:"warnings,omitempty"`
 	State    *State   `json:"state,omitempty"`
+
+	Body json.RawMessage `json:"body,omitempty"` // answer to a request with one
 }
 
 // State is what a monitor knows.

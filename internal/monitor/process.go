@@ -32,6 +32,9 @@ type Extras interface {
 type Files struct {
 	Stdin, Stdout, Stderr *os.File // nil is /dev/null; not used with a terminal
 	User, Net             *os.File // namespaces made before; nil: the spec decides
+	// More are descriptors that came with the start by names of
+	// monitorapi.FileMore; the engine's to close.
+	More map[string]*os.File
 }
 
 // Process is a child of the monitor, unless it is Remote.

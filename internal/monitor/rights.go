@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -12,7 +13,7 @@ import (
 )
 
 // maxFiles is how many descriptors come with a Start at most.
-const maxFiles = 8
+const maxFiles = 64
 
 // rights reads a socket and keeps the descriptors that come along
 // (SCM_RIGHTS, unix(7)).
@@ -74,6 +75,13 @@ func (r *rights) take(names []string) (f Files, err error) {
 		case monitorapi.FileNet:
 			f.Net = os.NewFile(uintptr(fd), name)
 		default:
+			if strings.HasPrefix(name, monitorapi.FileMore) {
+				if f.More == nil {
+					f.More = map[string]*os.File{}
+				}
+				f.More[name] = os.NewFile(uintptr(fd), name)
+				continue
+			}
 			err = failed(monitorapi.KindUnimplemented, "this monitor does not know the file "+name+" in a start message")
 		}
 		if err != nil {

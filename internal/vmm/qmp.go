@@ -1,0 +1,123 @@
+package vmm
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"wharf/api/monitorapi"
+	"wharf/internal/vmm/vmmapi"
+)
+
+// qmpTime is how long QEMU may take for a command.
+const qmpTime = 30 * time.Second
+
+// maxQMP is the longest answer that is read: QEMU may be in the hands of its
+// guest.
+const maxQMP = 1 << 20
+
+// qmp speaks QEMU's machine protocol: one command at a time, events between
+// the answers are passed over.
+type qmp struct {
+	conn *os.File
+	r    *bufio.Reader
+
+	mu    sync.Mutex // one command at a time; guards what follows
+	ready bool       // the greeting was read, and commands are allowed
+}
+
+// qmpMessage is anything that QEMU sends.
+type qmpMessage struct {
+	Greeting json.RawMessage `json:"QMP"`
+	Event    string          `json:"event"`
+	Return   json.RawMessage `json:"return"`
+	Error    *struct {
+		Class string `json:"class"`
+		Desc  string `json:"desc"`
+	} `json:"error"`
+}
+
+func newQMP(conn *os.File) *qmp { return &qmp{conn: conn, r: bufio.NewReaderSize(conn, 16<<10)} }
+
+func (q *qmp) close() { _ = q.conn.Close() }
+
+// run runs a command and returns its value.
+func (q *qmp) run(command string, arguments json.RawMessage) (json.RawMessage, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	_ = q.conn.SetDeadline(time.Now().Add(qmpTime))
+	if !q.ready {
+		m, err := q.next()
+		if err != nil {
+			return nil, err
+		}
+		if m.Greeting == nil {
+			return nil, errors.New("qmp: no greeting")
+		}
+		if _, err := q.command("qmp_capabilities", nil); err != nil {
+			return nil, err
+		}
+		q.ready = true
+	}
+	return q.command(command, arguments)
+}
+
+func (q *qmp) command(name string, arguments json.RawMessage) (json.RawMessage, error) {
+	line, err := json.Marshal(vmmapi.QMP{Execute: name, Arguments: arguments})
+	if err != nil {
+		return nil, err
+	}
+	if _, err := q.conn.Write(append(line, '\n')); err != nil {
+		return nil, fmt.Errorf("qmp %s: %w", name, err)
+	}
+	for {
+		m, err := q.next()
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("qmp %s: %w", name, err)
+		case m.Error != nil:
+			return nil, fmt.Errorf("qmp %s: %s", name, m.Error.Desc)
+		case m.Return != nil:
+			return m.Return, nil
+		}
+	}
+}
+
+// next reads one line.
+func (q *qmp) next() (*qmpMessage, error) {
+	var line []byte
+	for {
+		part, more, err := q.r.ReadLine()
+		if err != nil {
+			return nil, err
+		}
+		if line = append(line, part...); len(line) > maxQMP {
+			return nil, errors.New("an answer that is too long")
+		}
+		if !more {
+			break
+		}
+	}
+	m := new(qmpMessage)
+	if err := json.Unmarshal(line, m); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// serveQMP answers a daemon's request for QEMU.
+func (m *machine) serveQMP(conn *os.File, q monitorapi.Request) error {
+	var c vmmapi.QMP
+	if err := json.Unmarshal(q.Body, &c); err != nil {
+		return &monitorapi.Failed{Kind: monitorapi.KindInvalid, Text: "qmp request: " + err.Error()}
+	}
+	v, err := m.qmp.run(c.Execute, c.Arguments)
+	if err != nil {
+		return m.gone(err)
+	}
+	return monitorapi.WriteJSON(conn, monitorapi.ReplyFrame, monitorapi.Reply{Version: monitorapi.Version, Body: v})
+}

@@ -1,0 +1,81 @@
+// Package vmmapi is what the qemu driver tells wharf-vmm beside monitorapi:
+// data, nothing else.
+package vmmapi
+
+import (
+	"encoding/json"
+	"time"
+
+	"wharf/api/guestapi"
+	"wharf/internal/runtime"
+)
+
+// Machine is a monitorapi.Start's Prepared: one VM and what runs in it.
+type Machine struct {
+	// QEMU is the container that QEMU itself runs in. Its first descriptors
+	// beside stdio are Files, in their order, from FirstFile on.
+	QEMU  runtime.Prepared `json:"qemu"`
+	Files []File           `json:"files"`
+	// Shares run beside it, each the other end of a vhost-user socket.
+	Shares []Share `json:"shares,omitempty"`
+
+	Boot guestapi.Boot    `json:"boot"`
+	Main guestapi.Process `json:"main"`
+	// BootTime is how long the agent may take to answer, and StopTime how long
+	// the machine may take to go down after its process has ended.
+	BootTime time.Duration `json:"bootTime"`
+	StopTime time.Duration `json:"stopTime"`
+	// Etc names files of the host whose text the guest has in Boot.Files; it
+	// is sent again when they change.
+	Etc []EtcFile `json:"etc,omitempty"`
+}
+
+// FirstFile is the number of the first of QEMU's descriptors.
+const FirstFile = 3
+
+// FileKind says what one of QEMU's descriptors is.
+type FileKind string
+
+// The kinds of file.
+const (
+	FileQMP     FileKind = "qmp"     // a socket for QMP
+	FileAgent   FileKind = "agent"   // a socket behind the agent's port
+	FileConsole FileKind = "console" // a socket that takes the serial console
+	FileDisk    FileKind = "disk"    // Path, opened
+	FileGiven   FileKind = "given"   // came with the start by the name Name
+	FileShare   FileKind = "share"   // the vhost-user socket of share Name
+)
+
+// File is one of QEMU's descriptors.
+type File struct {
+	Kind     FileKind `json:"kind"`
+	Path     string   `json:"path,omitempty"`
+	ReadOnly bool     `json:"readOnly,omitempty"`
+	Name     string   `json:"name,omitempty"`
+}
+
+// Share is one virtiofsd. Its descriptor FirstFile is its end of the socket.
+type Share struct {
+	Name     string           `json:"name"`
+	Prepared runtime.Prepared `json:"prepared"`
+}
+
+// EtcFile is a file of the host's and its place in the guest.
+type EtcFile struct {
+	Host  string `json:"host"`
+	Guest string `json:"guest"`
+}
+
+// Operations beside monitorapi's. Request.Body is what each says.
+const (
+	OpGuest = "guest" // a guestapi.Request, passed on; the connection becomes its stream
+	OpQMP   = "qmp"   // QMP; the answer's return value
+	OpLink  = "link"  // Link; with it comes nothing: taps are opened by name
+	OpPorts = "ports"
+)
+
+// QMP is a command for QEMU.
+type QMP struct {
+	Execute   string          `json:"execute"`
+	Arguments json.RawMessage `json:"arguments,omitempty"`
+}
