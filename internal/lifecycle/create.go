@@ -95,7 +95,7 @@ func (s creator) decide(ctx context.Context, in plan.CreateInput) (model.Contain
 		s.ids.hold(in.ID, c.IDs) // none, or another container's
 	}
 	if c.Endpoints, err = s.checked(ctx, c.HostConfig.NetworkMode, c.Endpoints); err == nil {
-		err = s.networks.CheckLimits(c.Config.Labels, c.HostConfig.NetworkMode, mayChangeNetwork(&c))
+		err = s.networks.CheckLimits(c.Config.Labels, c.HostConfig.NetworkMode, mayChangeNetwork(&c) && c.Isolation != model.IsolationVM)
 	}
 	return c, warnings, mistaken(err)
 }

@@ -71,6 +71,7 @@ type Engine struct {
 	files
 	committer
 	connector
+	limits
 	fsck
 	recoverer *recoverer
 }
@@ -127,7 +128,7 @@ func assemble(c *core, end context.CancelFunc) *Engine {
 		creator: create, starter: start, stopper: stop, remover: remove, pauser: pause,
 		waits: waits{c}, streams: streams{c}, timings: timings{c}, lists: lists{c}, inspector: inspector{c, execs},
 		execs: execs, stats: stats{c}, tops: tops{c}, settings: settings{c}, pruner: pruner{c, remove, new(atomic.Bool)},
-		files: files{c}, committer: committer{c, pause}, connector: connector{c},
+		files: files{c}, committer: committer{c, pause}, connector: connector{c}, limits: limits{c},
 		fsck:      fsck{c, &ownCheck{c, create, remove, exits}, c.opts.Checks, new(sync.Mutex)},
 		recoverer: &recoverer{core: c, creator: create, starter: start, exits: exits, remover: remove, health: health},
 	}

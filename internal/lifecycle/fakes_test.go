@@ -260,6 +260,33 @@ func (f fakeNetworks) CheckLimits(labels map[string]string, _ container.NetworkM
 	return nil
 }
 
+func (f fakeNetworks) ChangeRules(_ *model.NetworkRules, ch model.NetworkRulesChange) (*model.NetworkRules, error) {
+	var n model.NetworkRules
+	for _, x := range ch.Set {
+		n.EgressDeny = append(n.EgressDeny, x.Target)
+	}
+	return &n, nil
+}
+
+func (f fakeNetworks) ShowRules(_ map[string]string, n *model.NetworkRules) (out model.NetworkLimits, _ error) {
+	if n == nil {
+		return out, nil
+	}
+	for _, w := range n.EgressDeny {
+		out.Rules = append(out.Rules, model.NetworkRule{Direction: "egress", Verdict: "deny", Target: w})
+	}
+	return out, nil
+}
+
+func (f fakeNetworks) CheckRules(r AttachNetworks, _ container.NetworkMode) error {
+	if r.NetAdmin {
+		return conflict("may change its own network")
+	}
+	return nil
+}
+
+func (f fakeNetworks) Limit(context.Context, AttachNetworks) error { return f.w.step("limit") }
+
 type fakeVolumes struct{ w *world }
 
 func (f fakeVolumes) Use(_ context.Context, id model.ID, m model.Mount) (string, error) {

@@ -179,6 +179,7 @@ func (r *recoverer) running(ctx context.Context, e *entry) error {
 			r.slog.ErrorContext(ctx, "names not taken up", "id", e.id, "err", err)
 		}
 	}
+	r.limitAgain(ctx, e.record())
 	if c.State.Phase == container.StateRunning {
 		r.health.begin(e)
 	}

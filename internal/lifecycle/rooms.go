@@ -72,6 +72,7 @@ type networks interface {
 	// CheckLimits refuses labels that limit a container's network and cannot
 	// be carried out.
 	CheckLimits(labels map[string]string, mode container.NetworkMode, netAdmin bool) error
+	limiting
 }
 
 // AttachNetworks is what the network room needs to attach a container.
