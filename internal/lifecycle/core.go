@@ -28,6 +28,7 @@ type core struct {
 
 	index *index
 	ids   *idRanges
+	trash *trash
 	slog  *slog.Logger
 	opts  Options
 

@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"context"
+	"errors"
 	"os"
 	"strings"
 	"time"
@@ -24,6 +25,7 @@ type creator struct{ *core }
 type making struct {
 	c         model.Container
 	anonymous bool // removal: anonymous volumes go too
+	keep      bool // removal: into the trash
 }
 
 // steps is the list of what a container holds from create to removal. The
@@ -137,15 +139,43 @@ func (s creator) intend(ctx context.Context, m *making) error {
 	return nil
 }
 
+// forget ends a removal. Into the trash means that the record is moved and all
+// else stays where it is; where that cannot be written (a full disk) the
+// container goes for good, for a removal is the remedy.
 func (s creator) forget(ctx context.Context, m *making) error {
+	if m.keep {
+		err := s.records.RemoveContainer(ctx, m.c)
+		if err == nil {
+			return nil
+		}
+		s.slog.WarnContext(ctx, "the removed container cannot be kept in the trash", "id", m.c.ID, "err", err)
+		m.keep = false
+		s.trash.Nudge()
+		if err := errors.Join(s.rmdir(ctx, m), s.unlayer(ctx, m)); err != nil {
+			return err
+		}
+	}
 	return s.records.DeleteContainer(ctx, m.c.ID)
 }
 
 func (s creator) layer(ctx context.Context, m *making) error {
-	return wrap(s.images.Prepare(ctx, m.c.ID, m.c.Image), "prepare layer of %s", m.c.ID.Short())
+	if err := s.images.Prepare(ctx, m.c.ID, m.c.Image); err != nil {
+		return wrap(err, "prepare layer of %s", m.c.ID.Short())
+	}
+	for _, v := range m.c.Mounts {
+		if v.Image != nil {
+			if err := s.images.Pin(ctx, m.c.ID, *v.Image); err != nil {
+				return wrap(err, "image %s for the mount at %s", v.Name, v.Destination)
+			}
+		}
+	}
+	return nil
 }
 
 func (s creator) unlayer(ctx context.Context, m *making) error {
+	if m.keep {
+		return nil
+	}
 	return s.images.Discard(ctx, m.c.ID)
 }
 
@@ -154,6 +184,9 @@ func (s creator) mkdir(_ context.Context, m *making) error {
 }
 
 func (s creator) rmdir(_ context.Context, m *making) error {
+	if m.keep {
+		return nil
+	}
 	if err := s.logs.Remove(s.plan.Log(m.c)); err != nil {
 		return err
 	}

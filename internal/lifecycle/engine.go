@@ -36,9 +36,14 @@ type Options struct {
 	// Devices describes the host device at a path, or those below a
 	// directory, for --device.
 	Devices func(path string) ([]specs.LinuxDevice, error)
+	CDI     plan.CDI // devices by name; nil: none
 
 	// Checks are the rooms that Fsck asks, by name, beside the drivers.
 	Checks map[string]Checker
+
+	// Trash bounds what is kept of removed containers and volumes; zero keeps
+	// nothing.
+	Trash TrashBounds
 
 	Deadline time.Duration // of a verb once begun; 2 minutes unless set
 	Now      func() time.Time
@@ -73,6 +78,8 @@ type Engine struct {
 	connector
 	limits
 	fsck
+	restorer
+	removedOnes
 	recoverer *recoverer
 }
 
@@ -103,12 +110,14 @@ func New(o Options) (*Engine, error) {
 	if err := os.MkdirAll(o.Defaults.ContainersDir, 0o700); err != nil {
 		return nil, wrap(err, "lifecycle")
 	}
+	o.Volumes.SetTrash(o.Trash.On())
 	life, end := context.WithCancel(context.Background())
 	c := &core{
 		images: o.Images, networks: o.Networks, volumes: o.Volumes, logs: o.Logs, records: o.Records,
 		archives: o.Archives, drivers: o.Drivers, plan: o.planner,
 		index: newIndex(), ids: newIDRanges(o.IDBase), slog: o.Log.With("room", "lifecycle"), opts: o, life: life,
 	}
+	c.trash = newTrash(c, o.Trash)
 	return assemble(c, end), nil
 }
 
@@ -123,13 +132,16 @@ func assemble(c *core, end context.CancelFunc) *Engine {
 	exits := &exits{core: c, starter: start, remover: remove, health: health}
 	start.exits, stop.exits, health.stopper = exits, exits, stop
 	pause := &pauser{core: c, health: health}
+	inspect := inspector{c, execs}
+	go c.trash.keep()
 	return &Engine{
 		core: c, end: end,
 		creator: create, starter: start, stopper: stop, remover: remove, pauser: pause,
-		waits: waits{c}, streams: streams{c}, timings: timings{c}, lists: lists{c}, inspector: inspector{c, execs},
+		waits: waits{c}, streams: streams{c}, timings: timings{c}, lists: lists{c}, inspector: inspect,
 		execs: execs, stats: stats{c}, tops: tops{c}, settings: settings{c}, pruner: pruner{c, remove, new(atomic.Bool)},
 		files: files{c}, committer: committer{c, pause}, connector: connector{c}, limits: limits{c},
-		fsck:      fsck{c, &ownCheck{c, create, remove, exits}, c.opts.Checks, new(sync.Mutex)},
+		fsck:     fsck{c, &ownCheck{c, create, remove, exits}, c.opts.Checks, new(sync.Mutex)},
+		restorer: restorer{c}, removedOnes: removedOnes{c, lists{c}, inspect},
 		recoverer: &recoverer{core: c, creator: create, starter: start, exits: exits, remover: remove, health: health},
 	}
 }
@@ -138,6 +150,12 @@ func assemble(c *core, end context.CancelFunc) *Engine {
 // recoverer. Call it once, before the API is served. What restart policies
 // want is started behind it.
 func (e *Engine) Recover(ctx context.Context) error { return e.recoverer.run(ctx) }
+
+// SetTrash changes the bounds of the trash.
+func (e *Engine) SetTrash(b TrashBounds) { e.core.trash.SetBounds(b) }
+
+// NudgeTrash says that something came into a room's trash.
+func (e *Engine) NudgeTrash() { e.core.trash.Nudge() }
 
 // Close ends what runs on behalf of containers in this process: watchers,
 // timers, health checks. Containers live on. Nothing is recorded afterwards.

@@ -56,8 +56,10 @@ func (x *exits) end(ctx context.Context, e *entry, inst driver.Instance, exit mo
 	again := !final && wanted(policy, e.retries(), exit.Code, r.c.StoppedByUser || e.isStopped())
 	remove := !final && !again && r.c.HostConfig.AutoRemove
 
+	end := endOf(r.c, exit, e.takeAsked(), gaveUp(policy, e.retries(), exit.Code, final || r.c.StoppedByUser || e.isStopped()))
+
 	// First the record, so that the code survives whatever comes.
-	x.force(ctx, e, func(c *model.Container) { x.mark(c, exit, e.isStopped(), again, remove) })
+	x.force(ctx, e, func(c *model.Container) { x.mark(c, exit, e.isStopped(), again, remove); c.State.End = end })
 	var err error
 	if r.drv, err = x.driver(r.c); err != nil {
 		x.report(e.id)("driver", err)
@@ -80,7 +82,7 @@ func (x *exits) end(ctx context.Context, e *entry, inst driver.Instance, exit mo
 		x.schedule(e, e.delay(lasted))
 	case remove:
 		e.waiters.exited(result(e.record()))
-		if err := x.remover.finish(ctx, e, true); err != nil {
+		if err := x.remover.finish(ctx, e); err != nil {
 			x.slog.ErrorContext(ctx, "container not removed after its end", "id", e.id, "err", err)
 		}
 	default:
@@ -108,6 +110,9 @@ func (x *exits) mark(c *model.Container, exit model.Exit, stopped, again, remove
 	}
 	c.State.Pid, c.State.ExitCode, c.State.FinishedAt = 0, exit.Code, exit.At
 	c.State.Error, c.State.OOMKilled = exit.Error, exit.OOMKilled
+	if remove {
+		c.Removal = x.removal(model.RemovedAuto, true)
+	}
 	if h := c.State.Health; h != nil {
 		after := *h
 		after.Status = container.Unhealthy // as Docker: nobody checks any more

@@ -11,11 +11,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/volume"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -42,6 +44,9 @@ type world struct {
 	vols    map[model.ID]map[string]bool // holder -> names
 	volumes map[string]bool              // existing
 	recs    map[model.ID]model.Container
+	removed map[model.ID]model.Container
+	trashed []model.TrashedVolume
+	noTrash bool
 	puts    int
 	syncs   int
 	events  []events.Message
@@ -53,7 +58,7 @@ type world struct {
 func newWorld(t testing.TB) *world {
 	w := &world{
 		t: t, dir: t.TempDir(), fail: map[string]error{}, images: map[string]model.Image{}, layers: map[model.ID]bool{}, nets: map[model.ID]bool{},
-		vols: map[model.ID]map[string]bool{}, volumes: map[string]bool{}, recs: map[model.ID]model.Container{}, insts: map[model.ID]*fakeInstance{},
+		vols: map[model.ID]map[string]bool{}, volumes: map[string]bool{}, removed: map[model.ID]model.Container{}, recs: map[model.ID]model.Container{}, insts: map[model.ID]*fakeInstance{},
 	}
 	w.images["busybox"] = model.Image{ID: digest.FromString("busybox"), Config: container.Config{Cmd: []string{"sh"}}}
 	return w
@@ -172,6 +177,12 @@ func (f fakeImages) Discard(_ context.Context, id model.ID) error {
 	return nil
 }
 
+func (f fakeImages) Pin(context.Context, model.ID, ...model.Image) error { return nil }
+
+func (f fakeImages) Layers(context.Context, model.Image) ([]string, error) {
+	return []string{"/layer"}, nil
+}
+
 func (f fakeImages) Prepared(context.Context) ([]model.ID, error) {
 	f.w.mu.Lock()
 	defer f.w.mu.Unlock()
@@ -185,7 +196,8 @@ func (f fakeImages) Mount(context.Context, model.ID, bool) (string, func() error
 func (f fakeImages) Changes(context.Context, model.ID) ([]container.FilesystemChange, error) {
 	return []container.FilesystemChange{{Kind: container.ChangeAdd, Path: "/x"}}, nil
 }
-func (f fakeImages) Usage(context.Context, model.ID) (int64, int64, error) { return 10, 100, nil }
+func (f fakeImages) Kept(context.Context, []model.ID) (map[model.ID]int64, error) { return nil, nil }
+func (f fakeImages) Usage(context.Context, model.ID) (int64, int64, error)        { return 10, 100, nil }
 func (f fakeImages) Commit(_ context.Context, _ model.ID, _ model.Image, _ *ocispec.Image, cfg *container.Config, ref, _, _ string) (digest.Digest, error) {
 	if err := f.w.step("commit"); err != nil {
 		return "", err
@@ -314,6 +326,9 @@ func (f fakeVolumes) Unuse(_ context.Context, id model.ID, mounts []model.Mount,
 	for _, m := range mounts {
 		if m.Anonymous && remove {
 			delete(f.w.volumes, m.Name)
+			if !f.w.noTrash {
+				f.w.trashed = append(f.w.trashed, model.TrashedVolume{ID: model.NewID().Short(), Name: m.Name, Removed: time.Now(), Container: id, Size: 5})
+			}
 		}
 	}
 	return nil
@@ -326,6 +341,52 @@ func (f fakeVolumes) Restore(_ context.Context, id model.ID, mounts []model.Moun
 		}
 	}
 	return nil
+}
+
+func (f fakeVolumes) Trashed(context.Context) ([]model.TrashedVolume, error) {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	return slices.Clone(f.w.trashed), nil
+}
+
+func (f fakeVolumes) take(id string) (model.TrashedVolume, error) {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	for i, v := range f.w.trashed {
+		if v.ID == id {
+			f.w.trashed = slices.Delete(f.w.trashed, i, i+1)
+			return v, nil
+		}
+	}
+	return model.TrashedVolume{}, errdefs.ErrNotFound
+}
+
+func (f fakeVolumes) RestoreTrashed(_ context.Context, id, as string) (*volume.Volume, error) {
+	if err := f.w.step("vol-restore"); err != nil {
+		return nil, err
+	}
+	v, err := f.take(id)
+	if err != nil {
+		return nil, err
+	}
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	f.w.volumes[orName(as, v.Name)] = true
+	return &volume.Volume{Name: orName(as, v.Name)}, nil
+}
+
+func (f fakeVolumes) Purge(_ context.Context, id string) error {
+	if err := f.w.step("vol-purge"); err != nil {
+		return err
+	}
+	_, err := f.take(id)
+	return err
+}
+
+func (f fakeVolumes) SetTrash(on bool) {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	f.w.noTrash = !on
 }
 
 func (f fakeVolumes) Sweep(context.Context) error { return f.w.step("vol-sweep") }
@@ -396,6 +457,66 @@ func (f fakeRecords) Publish(typ events.Type, a events.Action, id string, attrs 
 	f.w.mu.Lock()
 	defer f.w.mu.Unlock()
 	f.w.events = append(f.w.events, events.Message{Type: typ, Action: a, Actor: events.Actor{ID: id, Attributes: attrs}})
+}
+
+func (f fakeRecords) RemoveContainer(_ context.Context, c model.Container) error {
+	if err := f.w.step("trash"); err != nil {
+		return err
+	}
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	delete(f.w.recs, c.ID)
+	f.w.removed[c.ID] = c
+	return nil
+}
+
+func (f fakeRecords) RestoreContainer(_ context.Context, c model.Container) error {
+	if err := f.w.step("untrash"); err != nil {
+		return err
+	}
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	delete(f.w.removed, c.ID)
+	f.w.recs[c.ID] = c
+	return nil
+}
+
+func (f fakeRecords) PutRemoved(_ context.Context, c model.Container) error {
+	if err := f.w.step("put-removed"); err != nil {
+		return err
+	}
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	f.w.removed[c.ID] = c
+	return nil
+}
+
+func (f fakeRecords) Removed(context.Context) ([]model.Container, error) {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	return slices.Collect(maps.Values(f.w.removed)), nil
+}
+
+func (f fakeRecords) RemovedContainer(_ context.Context, id model.ID) (model.Container, error) {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	c, ok := f.w.removed[id]
+	if !ok {
+		return c, errdefs.ErrNotFound
+	}
+	return c, nil
+}
+
+func (f fakeRecords) ForgetRemoved(_ context.Context, ids ...model.ID) error {
+	if err := f.w.step("forget-removed"); err != nil {
+		return err
+	}
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	for _, id := range ids {
+		delete(f.w.removed, id)
+	}
+	return nil
 }
 
 type fakeArchives struct{ w *world }

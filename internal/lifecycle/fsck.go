@@ -134,6 +134,9 @@ type findingKey struct{ room, thing, name string }
 
 func keyOf(f model.Finding) findingKey { return findingKey{f.Room, f.Thing, f.Name} }
 
+// keeps are the rooms that keep what is in the trash where it was.
+var keeps = map[string]bool{"lifecycle": true, "image": true, "volume": true}
+
 // round looks once. settled are the findings whose container nobody worked on
 // from before the first look until after the last.
 func (s fsck) round(ctx context.Context, ids []model.ID, out *model.Fsck) (found []model.Finding, settled map[findingKey]bool, err error) {
@@ -156,7 +159,10 @@ func (s fsck) round(ctx context.Context, ids []model.ID, out *model.Fsck) (found
 			return nil, nil, wrap(err, "check %s", name)
 		}
 		for _, f := range fs {
-			if f.Room = name; len(ids) == 0 || concerns(f.ID, ids) {
+			if f.Room = name; keeps[name] && s.trash.has(f.ID) {
+				continue // what is in the trash stays where it was
+			}
+			if len(ids) == 0 || concerns(f.ID, ids) {
 				found = append(found, f)
 			}
 		}

@@ -52,7 +52,7 @@ func (s *ownCheck) Fsck(ctx context.Context, all []model.Container) ([]model.Fin
 		return nil, err
 	}
 	for _, d := range dirs {
-		if id := model.ID(d.Name()); len(id) == 64 && !known[id] {
+		if id := model.ID(d.Name()); len(id) == 64 && !known[id] && !s.trash.has(id) {
 			out = append(out, model.Finding{Thing: thingDirectory, Name: s.dir(id), ID: id,
 				Detail: "directory of a container that has no record", Remedy: "remove it"})
 		}
@@ -139,7 +139,11 @@ func (s *ownCheck) Repair(ctx context.Context, f model.Finding) error {
 		if half {
 			s.force(ctx, e, func(c *model.Container) { c.State.Phase = container.StateCreated })
 		}
-		return s.remover.remove(ctx, e, half || e.record().HostConfig.AutoRemove)
+		how := e.record().Removal
+		if how == nil {
+			how = &model.Removal{At: s.now(), Volumes: half || e.record().HostConfig.AutoRemove}
+		}
+		return s.remover.remove(ctx, e, how)
 	case thingRange:
 		return s.newRange(ctx, e)
 	}

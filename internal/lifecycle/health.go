@@ -248,6 +248,7 @@ func (h *health) act(e *entry) {
 		return
 	}
 	h.slog.Warn("container is unhealthy; acting as its label says", "id", e.id, "action", c.Config.Labels[onUnhealthy])
+	e.blame()
 	go func() {
 		if err := do(h.life, string(e.id), model.StopRequest{}); err != nil {
 			h.slog.Error("could not act on an unhealthy container", "id", e.id, "err", err)

@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/containerd/errdefs"
@@ -89,4 +90,40 @@ func (r *idRanges) release(id model.ID, n uint32) {
 		delete(r.held, n)
 		r.hint = min(r.hint, n)
 	}
+}
+
+// again gives id the range x that it had before, if all who hold some of it
+// now may share it.
+func (r *idRanges) again(id model.ID, x model.IDRange, shares func(holder model.ID) bool) bool {
+	if x.Host < r.base {
+		return false
+	}
+	r.mu.Lock()
+	first, last := (x.Host-r.base)/idSize, (x.Host-r.base+x.Size-1)/idSize
+	var holders []model.ID
+	for n := first; n <= last; n++ {
+		for h := range r.held[n] {
+			holders = append(holders, h)
+		}
+	}
+	r.mu.Unlock()
+	for _, h := range holders { // without the lock: it is a leaf
+		if !shares(h) {
+			return false
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for n := first; n <= last; n++ {
+		for h := range r.held[n] {
+			if !slices.Contains(holders, h) {
+				return false // taken meanwhile
+			}
+		}
+	}
+	r.drop(id)
+	for n := first; n <= last; n++ {
+		r.set(id, n)
+	}
+	return true
 }

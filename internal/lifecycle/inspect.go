@@ -28,7 +28,11 @@ func (s inspector) Inspect(ctx context.Context, ref string, size bool) (*contain
 	if err != nil {
 		return nil, err
 	}
-	c := e.record()
+	return s.describe(ctx, e.record(), s.execs.list(e), size)
+}
+
+// describe is what inspect shows of a container that is there, or was.
+func (s inspector) describe(ctx context.Context, c *model.Container, execs []string, size bool) (*container.InspectResponse, error) {
 	path, args := command(c.Config)
 	cfg, host := *c.Config, *c.HostConfig // the door fits them to the API's version
 	host.Links = s.shownLinks(c)
@@ -39,7 +43,7 @@ func (s inspector) Inspect(ctx context.Context, ref string, size bool) (*contain
 		ResolvConfPath: filepath.Join(net, "resolv.conf"), HostnamePath: filepath.Join(net, "hostname"), HostsPath: filepath.Join(net, "hosts"),
 		LogPath: s.plan.Log(*c).Path, Name: "/" + c.Name, RestartCount: c.RestartCount,
 		Driver: storageDriver, Platform: "linux", ProcessLabel: c.ProcessLabel, MountLabel: c.MountLabel,
-		ExecIDs: s.execs.list(e), HostConfig: &host, Config: &cfg,
+		ExecIDs: execs, HostConfig: &host, Config: &cfg,
 		GraphDriver: s.graph(ctx, c),
 		Storage:     &storage.Storage{RootFS: &storage.RootFSStorage{Snapshot: &storage.RootFSStorageSnapshot{Name: storageDriver}}},
 		Mounts:      mountPoints(c),

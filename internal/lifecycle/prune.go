@@ -46,7 +46,7 @@ func (s pruner) Prune(ctx context.Context, f model.Filters) (container.PruneRepo
 		if err != nil {
 			rw = 0 // only for the sum that is shown
 		}
-		if err := s.remover.Remove(ctx, string(c.ID), model.RemoveRequest{}); err != nil {
+		if err := s.remover.Remove(ctx, string(c.ID), model.RemoveRequest{How: model.RemovedPrune}); err != nil {
 			s.slog.Warn("prune left a container", "id", c.ID, "err", err)
 			continue
 		}

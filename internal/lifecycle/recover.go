@@ -52,6 +52,9 @@ func (r *recoverer) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := r.trash.load(ctx, held); err != nil {
+		return err
+	}
 	var g errgroup.Group
 	g.SetLimit(recoverers)
 	for _, e := range entries {
@@ -63,6 +66,7 @@ func (r *recoverer) run(ctx context.Context) error {
 		})
 	}
 	_ = g.Wait()
+	restorer{r.core}.finish(ctx)
 	r.sweep(ctx, held)
 	r.sweepNetworks(ctx, entries)
 	if err := r.volumes.Sweep(ctx); err != nil {
@@ -121,13 +125,17 @@ func (r *recoverer) one(ctx context.Context, e *entry, held *holdings) error {
 	c := e.record()
 	switch c.State.Phase {
 	case "", container.StateRemoving, container.StateDead:
-		// Half created, or half removed: finished. Whether a removal wanted
-		// the anonymous volumes too is not known; --rm and half a create do.
+		// Half created, or half removed: finished. Half a create goes for good,
+		// with its anonymous volumes.
 		r.release(ctx, e, held)
+		how := c.Removal
+		if how == nil {
+			how = &model.Removal{At: r.now(), Volumes: c.State.Phase == "" || c.HostConfig.AutoRemove}
+		}
 		if c.State.Phase == "" {
 			r.force(ctx, e, func(c *model.Container) { c.State.Phase = container.StateCreated })
 		}
-		return r.remover.remove(ctx, e, c.State.Phase == "" || c.HostConfig.AutoRemove)
+		return r.remover.remove(ctx, e, how)
 	}
 	if c.State.Running() {
 		return r.running(ctx, e)
@@ -227,10 +235,10 @@ func (r *recoverer) sweep(ctx context.Context, held *holdings) {
 	if held.failed {
 		return
 	}
-	orphan := func(id model.ID) bool { return r.index.get(id) == nil }
+	orphan := func(id model.ID) bool { return r.index.get(id) == nil && !r.trash.has(id) }
 	for id := range held.driver {
 		for iso, d := range r.drivers {
-			if orphan(id) {
+			if r.index.get(id) == nil {
 				r.swept(ctx, id, string(iso), d.Release(ctx, id))
 			}
 		}

@@ -21,6 +21,7 @@ type restart struct {
 	timer   *time.Timer   // the pending restart
 	manual  bool          // a person's restart verb is between stop and start
 	stopped bool          // a person has asked for the end of this run
+	asked   asked         // who asked last, and how
 }
 
 // wanted decides whether policy starts a container again that ended with

@@ -7,6 +7,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/volume"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -24,6 +25,11 @@ type images interface {
 	// Prepare makes the container's writable layer on top of the image's.
 	// Doing it twice is no error.
 	Prepare(ctx context.Context, id model.ID, img model.Image) error
+	// Pin keeps images' layers unpacked and here as long as a prepared
+	// container is: those that it mounts. Layers returns their directories,
+	// topmost first.
+	Pin(ctx context.Context, id model.ID, imgs ...model.Image) error
+	Layers(ctx context.Context, img model.Image) ([]string, error)
 	// Rootfs returns the directories of a prepared container. It costs no
 	// database write.
 	Rootfs(ctx context.Context, id model.ID) (model.Rootfs, error)
@@ -36,6 +42,9 @@ type images interface {
 	Mount(ctx context.Context, id model.ID, readOnly bool) (dir string, release func() error, err error)
 	// Changes compares the writable layer with the image.
 	Changes(ctx context.Context, id model.ID) ([]container.FilesystemChange, error)
+	// Kept says how many bytes of images only these removed containers keep,
+	// newest first; what several share counts for the newest.
+	Kept(ctx context.Context, removed []model.ID) (map[model.ID]int64, error)
 	// Usage returns the bytes of the writable layer and of the whole root.
 	Usage(ctx context.Context, id model.ID) (rw, root int64, err error)
 	// Commit makes an image of the container's root with config, tagged ref
@@ -94,6 +103,13 @@ type volumes interface {
 	Restore(ctx context.Context, id model.ID, mounts []model.Mount) error
 	// Sweep unmounts what nobody holds, after Restore for every container.
 	Sweep(ctx context.Context) error
+	// Trashed lists removed volumes that can come back, oldest first;
+	// RestoreTrashed brings one back, as its old name for "" (ErrConflict:
+	// taken); Purge deletes one for good. SetTrash(false): none are kept.
+	Trashed(ctx context.Context) ([]model.TrashedVolume, error)
+	RestoreTrashed(ctx context.Context, id, as string) (*volume.Volume, error)
+	Purge(ctx context.Context, id string) error
+	SetTrash(on bool)
 }
 
 // logs is what lifecycle needs of the logs room.
@@ -111,6 +127,14 @@ type records interface {
 	// crash of the daemon; durable also waits for the disk (fsync).
 	PutContainer(ctx context.Context, c model.Container, durable bool) error
 	DeleteContainer(ctx context.Context, id model.ID) error
+	// RemoveContainer moves a record to those of removed containers,
+	// RestoreContainer moves it back and waits for the disk.
+	RemoveContainer(ctx context.Context, c model.Container) error
+	RestoreContainer(ctx context.Context, c model.Container) error
+	PutRemoved(ctx context.Context, c model.Container) error
+	Removed(ctx context.Context) ([]model.Container, error)
+	RemovedContainer(ctx context.Context, id model.ID) (model.Container, error)
+	ForgetRemoved(ctx context.Context, ids ...model.ID) error
 	Containers(ctx context.Context) ([]model.Container, error)
 	// Publish appends to the change feed and stamps the time.
 	Publish(typ events.Type, action events.Action, id string, attrs map[string]string)

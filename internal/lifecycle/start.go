@@ -112,6 +112,7 @@ func (s *starter) failed(ctx context.Context, r *run, err error) error {
 	}
 	s.force(ctx, r.e, func(c *model.Container) {
 		c.State.Error, c.State.ExitCode, c.State.Pid = err.Error(), code, 0
+		c.State.End = &model.End{Reason: model.EndEngine, Text: "could not be started: " + err.Error()}
 		c.Attached = nil
 		if c.State.Phase == container.StateRestarting {
 			c.State.Phase, c.State.FinishedAt = container.StateExited, s.now()
@@ -122,7 +123,7 @@ func (s *starter) failed(ctx context.Context, r *run, err error) error {
 		r.e.waiters.exited(result(c))
 	}
 	if c.HostConfig.AutoRemove {
-		if rerr := s.exits.remover.remove(ctx, r.e, true); rerr != nil {
+		if rerr := s.exits.remover.remove(ctx, r.e, s.removal(model.RemovedAuto, true)); rerr != nil {
 			s.slog.ErrorContext(ctx, "container not removed after a failed start", "id", r.e.id, "err", rerr)
 		}
 	}
@@ -137,6 +138,7 @@ func (s *starter) record(ctx context.Context, r *run) error {
 		return err
 	}
 	st.Pid, st.StartedAt, st.Error, st.ExitCode, st.OOMKilled = r.inst.Pid(), s.now(), "", 0, false
+	st.End = nil
 	st.Health = firstHealth(r.c.Config.Healthcheck)
 	err = s.save(ctx, r.e, false, func(c *model.Container) {
 		c.State, c.Attached = st, r.eps

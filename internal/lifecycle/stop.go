@@ -106,12 +106,16 @@ func (s *stopper) request(ctx context.Context, e *entry, sig syscall.Signal, man
 	if manual {
 		e.setManual(true)
 	}
-	return true, s.send(ctx, e, sig, true)
+	what := askedStop
+	if manual {
+		what = askedRestart
+	}
+	return true, s.send(ctx, e, sig, what, true)
 }
 
 // send sends sig to e's run. byPerson: the run's end is wanted, so the restart
-// policy keeps still. The caller holds the verb lock.
-func (s *stopper) send(ctx context.Context, e *entry, sig syscall.Signal, byPerson bool) error {
+// policy keeps still; what is the verb. The caller holds the verb lock.
+func (s *stopper) send(ctx context.Context, e *entry, sig syscall.Signal, what string, byPerson bool) error {
 	if byPerson {
 		if err := s.want(ctx, e); err != nil {
 			return err
@@ -125,6 +129,7 @@ func (s *stopper) send(ctx context.Context, e *entry, sig syscall.Signal, byPers
 	if err != nil {
 		return err // also while it waits for its restart: nobody is there to get the signal
 	}
+	e.ask(what, sig, byPerson)
 	if err := inst.Signal(ctx, sig); err != nil && !errdefs.IsNotFound(err) { // not found: it is ending
 		return wrap(err, "cannot kill container: %s", e.id)
 	}
@@ -238,7 +243,7 @@ func (s *stopper) kill(ctx context.Context, e *entry, ref string, sig syscall.Si
 	if err != nil {
 		return err
 	}
-	return s.send(ctx, e, sig, sig == syscall.SIGKILL || sig == stop)
+	return s.send(ctx, e, sig, askedKill, sig == syscall.SIGKILL || sig == stop)
 }
 
 // killNow kills e's run and handles its end while the verb lock stays held, for
@@ -253,7 +258,7 @@ func (s *stopper) killNow(ctx context.Context, e *entry) error {
 		return s.killLost(ctx, e)
 	}
 	e.setStopped()
-	if err := s.send(ctx, e, syscall.SIGKILL, true); err != nil {
+	if err := s.send(ctx, e, syscall.SIGKILL, askedRemove, true); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, killPatience)
