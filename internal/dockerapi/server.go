@@ -20,6 +20,7 @@ type Options struct {
 	Images     Images
 	Networks   Networks
 	Volumes    Volumes
+	VolumeData VolumeData
 	System     System
 	Feed       Feed
 
@@ -51,6 +52,9 @@ func New(o Options) http.Handler {
 	}
 	s := &server{Options: o, guard: http.NewCrossOriginProtection()}
 	s.routes = compile(s.table())
+	if o.VolumeData != nil {
+		s.volumeData = s.volumeMux()
+	}
 	return s
 }
 
@@ -69,6 +73,8 @@ type server struct {
 	Options
 	routes routes
 	guard  *http.CrossOriginProtection
+
+	volumeData *http.ServeMux // may be nil
 }
 
 // reply notes whether the answer has begun.
@@ -110,6 +116,10 @@ func (s *server) serve(w *reply, r *http.Request) error {
 	// not be able to start containers. Other clients send no Origin.
 	if err := s.guard.Check(r); err != nil {
 		return fmt.Errorf("request from a web page of another origin: %v: %w", err, errdefs.ErrPermissionDenied)
+	}
+	if strings.HasPrefix(r.URL.Path, WharfPrefix+"volumes/") && s.volumeData != nil {
+		s.volumeData.ServeHTTP(w, r)
+		return nil
 	}
 	if strings.HasPrefix(r.URL.Path, WharfPrefix) && s.Wharf != nil {
 		s.Wharf.ServeHTTP(w, r)

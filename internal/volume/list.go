@@ -173,6 +173,23 @@ func (r *Room) DiskUsage(ctx context.Context, verbose bool) (*volume.DiskUsage, 
 	return du, nil
 }
 
+// Usage is Inspect with UsageData: who has the volume, and its size.
+func (r *Room) Usage(ctx context.Context, name string) (*volume.Volume, error) {
+	v, err := r.get(name)
+	if err != nil {
+		return nil, err
+	}
+	size, err := v.size(ctx)
+	if err != nil {
+		return nil, err
+	}
+	d := v.describe()
+	r.mu.Lock()
+	d.UsageData = &volume.UsageData{RefCount: int64(len(v.users)), Size: size}
+	r.mu.Unlock()
+	return d, nil
+}
+
 // size sums up the files of a volume, each inode once; -1 for a volume with
 // options, whose content may be anywhere.
 func (v *vol) size(ctx context.Context) (int64, error) {
