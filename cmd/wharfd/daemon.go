@@ -65,6 +65,7 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	if err := d.rooms.engine.Recover(ctx); err != nil {
 		return fmt.Errorf("recover containers: %w", err)
 	}
+	d.rooms.volumes.LeftPaused(func(id string) { _ = d.rooms.engine.Unpause(ctx, id) }) // gone, or not paused: fine
 	d.rooms.loadBase(ctx, d.cfg)
 
 	srv := dockerapi.NewServer(d.rooms.handler())

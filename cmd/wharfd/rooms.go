@@ -77,7 +77,7 @@ func openRooms(ctx context.Context, c *config.Config, live *atomic.Pointer[confi
 		return nil, err
 	}
 	held.Push(r.networks.Close)
-	if r.volumes, err = volume.Open(volume.Options{Dir: filepath.Join(c.DataRoot, "volumes"), Publish: r.records.Publish}); err != nil {
+	if r.volumes, err = volume.Open(volume.Options{Dir: filepath.Join(c.DataRoot, "volumes"), Publish: r.records.Publish, Archives: archive.New()}); err != nil {
 		return nil, err
 	}
 	containers, err := native.New(native.Options{Monitor: c.Monitor, ExecRoot: c.ExecRoot, CgroupParent: strings.TrimPrefix(c.CgroupParent, "/"), Spares: 1})
@@ -181,7 +181,7 @@ func (r *rooms) imageUsers(context.Context) ([]image.User, error) {
 // handler is the API.
 func (r *rooms) handler() http.Handler {
 	api := dockerapi.New(dockerapi.Options{
-		Containers: r.engine, Images: r.images, Networks: r.networks, Volumes: r.volumes,
+		Containers: r.engine, Images: r.images, Networks: r.networks, Volumes: r.volumes, VolumeData: r.volumes,
 		System: r.system, Feed: r.records, Wharf: r.own(), Version: release(),
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
