@@ -95,7 +95,7 @@ func planDefaults(c *config.Config, gateway []netip.Addr) plan.Defaults {
 		IpcMode: container.IpcMode(c.DefaultIpcMode), CgroupnsMode: container.CgroupnsMode(c.DefaultCgroupnsMode),
 		Init: c.Init, NoNewPrivs: c.NoNewPrivileges, SELinux: c.SELinuxEnabled,
 		SeccompProfile: c.Seccomp, Seccomp: new(plan.SeccompCache),
-		UsernsHost: c.UsernsRemap == "host", StopTimeout: 10, CgroupParent: c.CgroupParent,
+		UsernsHost: c.UsernsRemap == "host", StopTimeout: 10, CgroupParent: c.CgroupParent, DataRoot: c.DataRoot,
 		DNS: c.DNS, DNSSearch: c.DNSSearch, DNSOptions: c.DNSOpts, HostGateway: c.HostGatewayIPs,
 	}
 	if len(d.HostGateway) == 0 {

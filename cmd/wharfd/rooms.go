@@ -41,6 +41,7 @@ type rooms struct {
 	volumes  *volume.Room
 	engine   *lifecycle.Engine
 	system   *sysinfo
+	cdi      *cdiDevices
 
 	streams context.Context // of requests that last as long as what they show
 	closing func()          // ends those
@@ -51,7 +52,7 @@ type rooms struct {
 // openRooms opens everything below the data root. held gets what has to be
 // closed, in reverse.
 func openRooms(ctx context.Context, c *config.Config, live *atomic.Pointer[config.Config], held *undo.Stack) (*rooms, error) {
-	r := &rooms{}
+	r := &rooms{cdi: &cdiDevices{dirs: c.CDISpecDirs}}
 	r.streams, r.closing = context.WithCancel(ctx)
 	r.verbs, r.cut = context.WithCancel(ctx)
 	held.Push(func() error { r.closing(); r.cut(); return nil })
@@ -93,7 +94,7 @@ func openRooms(ctx context.Context, c *config.Config, live *atomic.Pointer[confi
 	r.engine, err = lifecycle.New(lifecycle.Options{
 		Images: r.images, Networks: r.networks, Volumes: r.volumes, Logs: logs.New(), Records: r.records, Archives: archive.New(),
 		Drivers: map[model.Isolation]driver.Driver{model.IsolationContainer: containers},
-		Facts:   pf, Defaults: pd, DataRoot: c.DataRoot, IDBase: c.IDBase, Devices: devices, Checks: r.checks(),
+		Facts:   pf, Defaults: pd, DataRoot: c.DataRoot, IDBase: c.IDBase, Devices: devices, CDI: r.cdi, Checks: r.checks(),
 	})
 	if err != nil {
 		return nil, err

@@ -82,11 +82,14 @@ func (s *sysinfo) Info(ctx context.Context) (*system.Info, error) {
 		HTTPProxy: os.Getenv("HTTP_PROXY"), HTTPSProxy: os.Getenv("HTTPS_PROXY"), NoProxy: os.Getenv("NO_PROXY"),
 		Runtimes:       runtimes(c),
 		DefaultRuntime: c.DefaultRuntime, Swarm: swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive},
-		LiveRestoreEnabled: true, InitBinary: "wharf-monitor", SecurityOptions: s.security(c), CDISpecDirs: []string{},
+		LiveRestoreEnabled: true, InitBinary: "wharf-monitor", SecurityOptions: s.security(c), CDISpecDirs: append([]string{}, s.cdi.dirs...),
 		FirewallBackend: &system.FirewallInfo{Driver: "nftables"},
 		Warnings:        append(host.Warnings(f), s.networks.Warnings()...),
 	}
-	i.Warnings = append(i.Warnings, s.openDoors(c)...)
+	i.Warnings = append(append(i.Warnings, s.openDoors(c)...), s.cdi.broken()...)
+	for _, name := range s.cdi.Names() {
+		i.DiscoveredDevices = append(i.DiscoveredDevices, system.DeviceInfo{Source: "cdi", ID: name})
+	}
 	for _, p := range c.DefaultAddressPools {
 		i.DefaultAddressPools = append(i.DefaultAddressPools, system.NetworkAddressPool{Base: p.Base, Size: p.Size})
 	}

@@ -62,18 +62,20 @@ type Config struct {
 	DNSSearch      []string     `json:"dns-search" flag:"dns-search" help:"search domains of containers"`
 	HostGatewayIPs []netip.Addr `json:"host-gateway-ips" flag:"host-gateway-ip" help:"what host-gateway stands for in --add-host"`
 
-	DefaultUlimits      Ulimits `json:"default-ulimits" flag:"default-ulimit" help:"ulimits of containers"`
-	DefaultShmSize      Size    `json:"default-shm-size" flag:"default-shm-size" help:"size of /dev/shm in containers"`
-	DefaultIpcMode      string  `json:"default-ipc-mode" flag:"default-ipc-mode" help:"private or shareable"`
-	DefaultCgroupnsMode string  `json:"default-cgroupns-mode" flag:"default-cgroupns-mode" help:"private or host"`
-	DefaultRuntime      string  `json:"default-runtime" flag:"default-runtime" help:"wharf is the only one"`
-	SeccompProfile      string  `json:"seccomp-profile" flag:"seccomp-profile" help:"builtin, unconfined, or a profile's path"`
-	CgroupParent        string  `json:"cgroup-parent" flag:"cgroup-parent" help:"cgroup that containers live below"`
-	Init                bool    `json:"init" flag:"init" help:"run an init in containers"`
-	NoNewPrivileges     bool    `json:"no-new-privileges" flag:"no-new-privileges" help:"containers cannot gain privileges"`
-	SELinuxEnabled      bool    `json:"selinux-enabled" flag:"selinux-enabled" help:"label containers for SELinux"`
-	UsernsRemap         string  `json:"userns-remap" flag:"userns-remap" help:"default: each container its own ids; host: the host's"`
-	IDBase              uint32  `json:"id-base" flag:"id-base" help:"first host id of containers' user namespaces"`
+	DefaultUlimits      Ulimits  `json:"default-ulimits" flag:"default-ulimit" help:"ulimits of containers"`
+	DefaultShmSize      Size     `json:"default-shm-size" flag:"default-shm-size" help:"size of /dev/shm in containers"`
+	DefaultIpcMode      string   `json:"default-ipc-mode" flag:"default-ipc-mode" help:"private or shareable"`
+	DefaultCgroupnsMode string   `json:"default-cgroupns-mode" flag:"default-cgroupns-mode" help:"private or host"`
+	DefaultRuntime      string   `json:"default-runtime" flag:"default-runtime" help:"wharf is the only one"`
+	SeccompProfile      string   `json:"seccomp-profile" flag:"seccomp-profile" help:"builtin, unconfined, or a profile's path"`
+	CDISpecDirs         []string `json:"cdi-spec-dirs" flag:"cdi-spec-dir" help:"directories of CDI device specifications"`
+
+	CgroupParent    string `json:"cgroup-parent" flag:"cgroup-parent" help:"cgroup that containers live below"`
+	Init            bool   `json:"init" flag:"init" help:"run an init in containers"`
+	NoNewPrivileges bool   `json:"no-new-privileges" flag:"no-new-privileges" help:"containers cannot gain privileges"`
+	SELinuxEnabled  bool   `json:"selinux-enabled" flag:"selinux-enabled" help:"label containers for SELinux"`
+	UsernsRemap     string `json:"userns-remap" flag:"userns-remap" help:"default: each container its own ids; host: the host's"`
+	IDBase          uint32 `json:"id-base" flag:"id-base" help:"first host id of containers' user namespaces"`
 
 	InsecureRegistries     []string `json:"insecure-registries" flag:"insecure-registry" help:"registries without TLS" reload:"yes"`
 	RegistryMirrors        []string `json:"registry-mirrors" flag:"registry-mirror" help:"asked first for docker.io" reload:"yes"`
@@ -110,7 +112,8 @@ func Default() *Config {
 		LogLevel: "info", LogFormat: "text", LogDriver: "json-file",
 		ICC: true, IPMasq: true, IPForward: true, IPTables: true, UserlandProxy: true,
 		DefaultShmSize: 64 << 20, DefaultIpcMode: "private", DefaultRuntime: "wharf", CgroupParent: "/wharf",
-		IDBase: 1_000_000, MaxConcurrentDownloads: 3, MaxConcurrentUploads: 5,
+		CDISpecDirs: []string{"/etc/cdi", "/var/run/cdi"},
+		IDBase:      1_000_000, MaxConcurrentDownloads: 3, MaxConcurrentUploads: 5,
 		ShutdownTimeout: 15, LiveRestore: true,
 	}
 }

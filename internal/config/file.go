@@ -48,8 +48,6 @@ var absent = map[string]string{
 	"oom-score-adjust":                 "set OOMScoreAdjust= in the unit",
 	"cpu-rt-period":                    "set it per container with --cpu-rt-period",
 	"cpu-rt-runtime":                   "set it per container with --cpu-rt-runtime",
-	"cdi-spec-dirs":                    "CDI devices are not there yet",
-	"cdi-spec-dir":                     "CDI devices are not there yet",
 	"proxies":                          "use http-proxy, https-proxy and no-proxy",
 	"rootless":                         "a daemon without root is not there yet",
 	"allow-nondistributable-artifacts": "all layers are pushed; leave it out",

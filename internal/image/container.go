@@ -166,6 +166,76 @@ func (s *Store) lower(ctx context.Context, chain digest.Digest) (lower, error) {
 	return low, nil
 }
 
+// pinPrefix begins the names of links, beside base, to the images that a
+// container mounts. Their texts are as base's.
+const pinPrefix = "pin-"
+
+// Pin implements lifecycle's images. Doing it twice is no error.
+func (s *Store) Pin(ctx context.Context, id model.ID, imgs ...model.Image) error {
+	ctx = s.ctx(ctx)
+	dir, err := s.containerDir(id)
+	if err != nil {
+		return err
+	}
+	for _, img := range imgs {
+		err := s.pin(ctx, dir, img)
+		if errors.Is(err, errNotUnpacked) {
+			if err = s.ensureUnpacked(ctx, img); err == nil {
+				err = s.pin(ctx, dir, img)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pin keeps the collector out, as prepare does.
+func (s *Store) pin(ctx context.Context, dir string, img model.Image) error {
+	s.gc.mu.RLock()
+	defer s.gc.mu.RUnlock()
+	if _, err := s.lower(ctx, img.ChainID); errdefs.IsNotFound(err) {
+		return errNotUnpacked
+	} else if err != nil {
+		return err
+	}
+	text := img.Manifest.Digest.String() + "/" + img.ChainID.String()
+	err := os.Symlink(text, filepath.Join(dir, pinPrefix+digest.FromString(text).Encoded()[:16]))
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	return err
+}
+
+// Layers implements lifecycle's images.
+func (s *Store) Layers(ctx context.Context, img model.Image) ([]string, error) {
+	ctx = s.ctx(ctx)
+	low, err := s.lower(ctx, img.ChainID)
+	if errdefs.IsNotFound(err) {
+		if err = s.ensureUnpacked(ctx, img); err == nil {
+			low, err = s.lower(ctx, img.ChainID)
+		}
+	}
+	return low.dirs, err
+}
+
+// bases are what a container's own layer and its mounts stand on.
+func (s *Store) bases(id model.ID) []base {
+	var out []base
+	es, _ := os.ReadDir(s.path("containers", string(id)))
+	for _, e := range es {
+		if e.Name() != "base" && !strings.HasPrefix(e.Name(), pinPrefix) {
+			continue
+		}
+		text, err := os.Readlink(s.path("containers", string(id), e.Name()))
+		if m, c, ok := strings.Cut(text, "/"); ok && err == nil {
+			out = append(out, base{digest.Digest(m), digest.Digest(c)})
+		}
+	}
+	return out
+}
+
 // Rootfs implements lifecycle's images.
 func (s *Store) Rootfs(ctx context.Context, id model.ID) (model.Rootfs, error) {
 	dir, err := s.containerDir(id)

@@ -302,6 +302,41 @@ func TestGCKeepsWhatContainersStandOn(t *testing.T) {
 	}
 }
 
+// An image that a container mounts stays as long as the container.
+func TestGCKeepsWhatContainersMount(t *testing.T) {
+	root := t.TempDir()
+	ts := open(t, root)
+	ctx := t.Context()
+	img, _ := prepared(t, ts)
+	id := model.NewID()
+	must(t, ts.Prepare(ctx, id, model.Image{}))
+	for range 2 {
+		must(t, ts.Pin(ctx, id, img))
+	}
+	must(t, ts.Discard(ctx, "c1"))
+	ids, err := ts.Prepared(ctx)
+	must(t, err)
+	for _, other := range ids {
+		if other != id {
+			must(t, ts.Discard(ctx, other))
+		}
+	}
+	_, err = ts.Remove(ctx, "busybox:test", true, false, nil)
+	must(t, err)
+	must(t, ts.Store.Close())
+	ts = open(t, root)
+	must(t, ts.Collect(ctx))
+	dirs, err := ts.Layers(ctx, img)
+	if err != nil || len(dirs) == 0 || !exists(dirs[0], ".") {
+		t.Errorf("%v %v", dirs, err)
+	}
+	must(t, ts.Discard(ctx, id))
+	must(t, ts.Collect(ctx))
+	if n := countEntries(t, root, "layers/snapshots"); n != 0 {
+		t.Errorf("%d layers left", n)
+	}
+}
+
 func countEntries(t testing.TB, p ...string) int {
 	t.Helper()
 	es, err := os.ReadDir(filepath.Join(p...))

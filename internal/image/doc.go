@@ -9,7 +9,8 @@
 //	meta.db             names, labels, leases (containerd's metadata, bolt)
 //	layers/             unpacked layers (containerd's overlay snapshotter)
 //	containers/<id>/    one per prepared container: upper, work, and base, a
-//	                    symbolic link whose text is "<manifest digest>/<chain id>"
+//	                    symbolic link whose text is "<manifest digest>/<chain id>",
+//	                    and pin-<n>, such links for images that it mounts
 //	mounts/             where stopped containers are mounted for copies
 //	trash/              writable layers on their way out
 //	empty/              the lower directory of an image without layers
@@ -28,8 +29,8 @@
 // directories without a parent and linked into their chain afterwards.
 //
 // A container's writable layer costs no database write. That its image may not
-// be collected follows from the link containers/<id>/base, which the garbage
-// collector reads as a root. Prepare and the collector's mark-to-sweep
+// be collected follows from the links in containers/<id>, which the garbage
+// collector reads as roots. Prepare and the collector's mark-to-sweep
 // exclude each other through gc.mu.
 //
 // Whatever an operation makes hangs on a lease until a name refers to it; the

@@ -99,15 +99,13 @@ func (r *collection) Active(ns string, fn func(gc.Node)) {
 		return
 	}
 	for _, id := range ids {
-		b, err := r.c.s.base(id)
-		if err != nil {
-			continue // being made or removed
-		}
-		if b.manifest != "" {
-			fn(gc.Node{Type: metadata.ResourceContent, Namespace: ns, Key: b.manifest.String()})
-		}
-		if b.chain != "" {
-			fn(gc.Node{Type: metadata.ResourceSnapshot, Namespace: ns, Key: snapshotter + "/" + b.chain.String()})
+		for _, b := range r.c.s.bases(id) { // none: being made or removed
+			if b.manifest != "" {
+				fn(gc.Node{Type: metadata.ResourceContent, Namespace: ns, Key: b.manifest.String()})
+			}
+			if b.chain != "" {
+				fn(gc.Node{Type: metadata.ResourceSnapshot, Namespace: ns, Key: snapshotter + "/" + b.chain.String()})
+			}
 		}
 	}
 }

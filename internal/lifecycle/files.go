@@ -32,6 +32,9 @@ func (s files) root(ctx context.Context, e *entry, name string, write bool) (r R
 		return Root{Dir: "/proc/" + strconv.Itoa(c.State.Pid) + "/root", IDs: c.IDs}, name, free, nil
 	}
 	if m, rest, ok := below(s.mountsOf(c), name); ok && m.Type != "tmpfs" {
+		if m.Type == "image" {
+			return r, "", nil, conflict("%s lies in the image %s, which is mounted at %s only while the container runs: start it first", name, m.Name, m.Destination)
+		}
 		src, err := s.source(ctx, c, m)
 		if err != nil {
 			return r, "", nil, err

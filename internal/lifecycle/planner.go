@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"context"
 	"os"
 
 	"github.com/moby/moby/api/types/container"
@@ -67,7 +68,11 @@ func (c *core) lookup() plan.Lookup {
 			_, err := os.Stat(path)
 			return err == nil
 		},
-		Devices: c.opts.Devices,
+		Devices: c.opts.Devices, CDI: c.opts.CDI,
+		Image: func(ref string) (model.Image, error) {
+			img, err := c.images.Resolve(context.Background(), ref, nil)
+			return img, mistaken(err) // a 404 would have the docker CLI pull the wrong image
+		},
 	}
 }
 

@@ -34,6 +34,12 @@ func (s *starter) mounts(ctx context.Context, r *run) error {
 				return err
 			}
 			r.mounts[i].Source = dir
+		case m.Image != nil:
+			lower, err := s.images.Layers(ctx, *m.Image)
+			if err != nil {
+				return wrap(err, "image %s for the mount at %s", m.Name, m.Destination)
+			}
+			r.mounts[i].Lower = lower
 		case m.Type == "bind" && m.CreateSource:
 			if _, err := os.Stat(m.Source); os.IsNotExist(err) {
 				if err := os.MkdirAll(m.Source, 0o755); err != nil {

@@ -117,10 +117,10 @@ type Container struct {
 	Removal      *Removal      `json:"removal,omitempty"`      // of one being removed, or removed and in the trash
 }
 
-// Mount is a bind, volume or tmpfs of a container, with every default decided.
+// Mount is a bind, volume, tmpfs or image of a container, with every default decided.
 type Mount struct {
-	Type         string   `json:"type"`             // bind, volume, tmpfs
-	Name         string   `json:"name,omitempty"`   // volume name
+	Type         string   `json:"type"`             // bind, volume, tmpfs, image
+	Name         string   `json:"name,omitempty"`   // volume name; an image as the user wrote it
 	Driver       string   `json:"driver,omitempty"` // volume driver
 	Source       string   `json:"source,omitempty"` // host path; for a volume its directory, filled in by the volume room
 	Subpath      string   `json:"subpath,omitempty"`
@@ -137,6 +137,11 @@ type Mount struct {
 
 	Labels        map[string]string `json:"labels,omitempty"`        // of a volume that this mount creates
 	DriverOptions map[string]string `json:"driverOptions,omitempty"` // for the driver, when this mount creates the volume
+
+	// Image and Lower are an image mount's: what Name was at create, and its
+	// layers' directories, topmost first, filled in at each start.
+	Image *Image   `json:"image,omitempty"`
+	Lower []string `json:"lower,omitempty"`
 }
 
 // Endpoint is one container's place on one network while it runs.

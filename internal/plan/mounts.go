@@ -49,6 +49,9 @@ func (cr *creation) mounts() error {
 		if m.Type == "bind" && cr.api < 44 && m.ReadOnly {
 			m.RORecursive = "off"
 		}
+		if err := cr.ownRoot(&m); err != nil {
+			return invalid("invalid volume specification: '%s': %s", raw, err)
+		}
 		if err := put(cr.volume(m, true)); err != nil {
 			return err
 		}
@@ -222,9 +225,6 @@ func ParseBind(raw string) (model.Mount, error) {
 		}
 		m.Type, m.Source, m.Recursive, m.CreateSource = "bind", path.Clean(source), true, true
 		m.Propagation = k.propagation
-		if m.Propagation == "" {
-			m.Propagation = "rprivate"
-		}
 		return m, nil
 	}
 	if k.propagation != "" {
@@ -290,7 +290,7 @@ func (cr *creation) mountSpec(s mount.Mount) (model.Mount, error) {
 	case mount.TypeTmpfs:
 		err = tmpfsSpec(&m, s)
 	case mount.TypeImage:
-		return model.Mount{}, notImplemented("mount type %q (image %s at %s) is not supported yet; use a volume", s.Type, s.Source, dest)
+		return cr.imageSpec(m, s)
 	case mount.TypeCluster, mount.TypeNamedPipe:
 		return model.Mount{}, invalid("mount type %q is not supported on a single Linux host", s.Type)
 	default:
@@ -317,8 +317,8 @@ func (cr *creation) bindSpec(m *model.Mount, s mount.Mount) error {
 	m.Recursive = !o.NonRecursive
 	m.CreateSource = o.CreateMountpoint
 	m.Propagation = string(o.Propagation)
-	if m.Propagation == "" {
-		m.Propagation = "rprivate"
+	if err := cr.ownRoot(m); err != nil {
+		return err
 	}
 	if !slices.Contains(propagations, m.Propagation) {
 		return invalid("invalid propagation mode: %s", m.Propagation)
@@ -342,6 +342,56 @@ func (cr *creation) bindSpec(m *model.Mount, s mount.Mount) error {
 		return invalid("bind source path does not exist: %s", s.Source)
 	}
 	return nil
+}
+
+// ownRoot decides a bind's propagation where none is asked for: private,
+// unless the daemon's own directory is seen through it. What the daemon
+// unmounts there (volumes) must go from the container too, or it stays busy;
+// so it is a slave then, as with Docker.
+func (cr *creation) ownRoot(m *model.Mount) error {
+	if m.Type != "bind" {
+		return nil
+	}
+	root := cr.d.DataRoot
+	within := root != "" && (m.Source == root || strings.HasPrefix(m.Source, root+"/") || m.Source == "/" || strings.HasPrefix(root, m.Source+"/"))
+	switch {
+	case m.Propagation == "" && within:
+		m.Propagation = "rslave"
+	case m.Propagation == "":
+		m.Propagation = "rprivate"
+	case within && m.Propagation != "rslave" && m.Propagation != "rshared":
+		return invalid(`invalid mount config: must use either propagation mode "rslave" or "rshared" when mount source is within the daemon root, daemon root: %q, bind mount source: %q, propagation: %q`, root, m.Source, m.Propagation)
+	}
+	return nil
+}
+
+// imageSpec resolves the image now: what its name means later does not matter.
+// As with Docker such a mount is always read-only.
+func (cr *creation) imageSpec(m model.Mount, s mount.Mount) (model.Mount, error) {
+	bad := func(why string) (model.Mount, error) {
+		return model.Mount{}, invalid("invalid mount config for type %q: %s", s.Type, why)
+	}
+	if cr.api < 48 {
+		return model.Mount{}, invalid(`Mount type "Image" needs API v1.48 or newer`)
+	}
+	if s.Source == "" {
+		return bad("field Source must not be empty")
+	}
+	if o := s.ImageOptions; o != nil && o.Subpath != "" {
+		if !filepath.IsLocal(o.Subpath) || strings.ContainsRune(o.Subpath, 0) {
+			return bad("subpath must be a relative path within the volume")
+		}
+		m.Subpath = path.Clean(o.Subpath)
+	}
+	if cr.in.Lookup.Image == nil {
+		return model.Mount{}, notImplemented("mount type %q (image %s at %s) is not there in this daemon", s.Type, s.Source, m.Destination)
+	}
+	img, err := cr.in.Lookup.Image(s.Source)
+	if err != nil {
+		return model.Mount{}, err
+	}
+	m.Name, m.Image, m.ReadOnly, m.Propagation = s.Source, &img, true, "rprivate"
+	return m, nil
 }
 
 func volumeSpec(m *model.Mount, s mount.Mount) error {

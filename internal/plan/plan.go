@@ -64,6 +64,7 @@ type Defaults struct {
 	StopTimeout    int           // seconds, 10 unless set
 
 	CgroupParent  string // absolute below the cgroup root: "/wharf"
+	DataRoot      string // the daemon's own directory: binds of it and of what is above are slaves of the host's mounts
 	ContainersDir string // <data root>/containers: log files live in <dir>/<id>/
 
 	DNS         []netip.Addr
@@ -84,6 +85,9 @@ type Lookup struct {
 	// Devices describes the device at a host path, or those below a
 	// directory. Path in the results is the host's.
 	Devices func(path string) ([]specs.LinuxDevice, error)
+	CDI     CDI // devices by name; nil: none
+	// Image finds a local image by reference or id, for mounts of type image.
+	Image func(ref string) (model.Image, error)
 	// Labels makes SELinux labels for a new container from "label=" options
 	// ("disable", "type:x"); nil where SELinux is off.
 	Labels func(opts []string) (process, mount string, err error)

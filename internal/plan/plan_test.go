@@ -57,6 +57,13 @@ func input(cfg *container.Config, hc *container.HostConfig) CreateInput {
 		ID:      testID, Name: "tester", Now: time.Unix(1_700_000_000, 0),
 		IDs: model.IDRange{Host: 1_000_000, Size: 65536},
 		Lookup: Lookup{
+			CDI: fakeCDI{},
+			Image: func(ref string) (model.Image, error) {
+				if ref != "tools" {
+					return model.Image{}, errdefs.ErrNotFound.WithMessage("No such image: " + ref)
+				}
+				return model.Image{ID: digest.FromString(ref)}, nil
+			},
 			Exists: func(p string) bool { return p != "/missing" },
 			Container: func(ref string) (model.Container, error) {
 				if c, ok := others[ref]; ok {

@@ -36,14 +36,7 @@ func (cr *creation) resources() error {
 			return err
 		}
 	}
-	if len(r.DeviceRequests) > 0 {
-		d := r.DeviceRequests[0]
-		if d.Driver == "cdi" {
-			return notImplemented("device %s: CDI devices are not supported yet; use --device with a path below /dev", strings.Join(d.DeviceIDs, ","))
-		}
-		return notImplemented("could not select device driver %q with capabilities: %v: device requests (--gpus) are not supported yet", d.Driver, d.Capabilities)
-	}
-	return nil
+	return cr.deviceRequests()
 }
 
 func checkUlimit(u *container.Ulimit) error {

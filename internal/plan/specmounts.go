@@ -100,6 +100,9 @@ func (s *starting) userMount(m model.Mount) (specs.Mount, error) {
 	if m.Type == "tmpfs" {
 		return specs.Mount{Destination: m.Destination, Type: "tmpfs", Source: "tmpfs", Options: m.Options}, nil
 	}
+	if m.Type == "image" {
+		return imageMount(m), nil
+	}
 	if m.Source == "" {
 		return specs.Mount{}, invalid("volume %s at %s has no directory", m.Name, m.Destination)
 	}
@@ -125,6 +128,19 @@ func (s *starting) userMount(m model.Mount) (specs.Mount, error) {
 	opts = append(opts, prop)
 	s.rootPropagation(prop)
 	return specs.Mount{Destination: m.Destination, Type: "bind", Source: m.Source, Options: opts}, nil
+}
+
+// imageMount is an overlay of an image's layers, in the kernel's own words;
+// "subpath" is the runtime's.
+func imageMount(m model.Mount) specs.Mount {
+	opts := []string{"ro", "nodev"}
+	for _, l := range m.Lower {
+		opts = append(opts, "lowerdir+="+l)
+	}
+	if m.Subpath != "" {
+		opts = append(opts, "subpath="+m.Subpath)
+	}
+	return specs.Mount{Destination: m.Destination, Type: "overlay", Source: "overlay", Options: opts}
 }
 
 // rootPropagation lets through at the root what a mount below needs.

@@ -41,7 +41,7 @@ func Start(c model.Container, in StartInput, f Facts, d Defaults) (*model.Bundle
 		Annotations: s.hc.Annotations,
 		Linux:       &specs.Linux{MountLabel: c.MountLabel, CgroupsPath: s.cgroup()},
 	}
-	for _, step := range []func() error{s.process, s.namespaces, s.mounts, s.paths, s.limits, s.seccomp} {
+	for _, step := range []func() error{s.process, s.namespaces, s.mounts, s.paths, s.limits, s.seccomp, s.devicesByName} {
 		if err := step(); err != nil {
 			return nil, s.warn, err
 		}

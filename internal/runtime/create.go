@@ -157,6 +157,8 @@ func (c *creation) makeMounts(group *cgroupWork) error {
 		switch h.Kind {
 		case HostDev:
 			fd, err = m.dev(h)
+		case HostLayers:
+			fd, err = m.layersMount(h)
 		case HostCgroup:
 			if err := group.wait(); err != nil {
 				return err

@@ -94,16 +94,20 @@ type HostMount struct {
 	RecProp   uint64        `json:"recProp,omitempty"` // of the whole tree
 	Data      []string      `json:"data,omitempty"`    // dev: tmpfs options
 	Nodes     []Node        `json:"nodes,omitempty"`   // dev: what is in it
+	Lower     []string      `json:"lower,omitempty"`   // layers: directories, topmost first
+	Subpath   string        `json:"subpath,omitempty"` // layers: what of them, a clean relative path
 	Dest      string        `json:"dest,omitempty"`    // for messages
 }
 
-// HostMountKind is bind or dev.
+// HostMountKind is one of those below.
 type HostMountKind string
 
 // The kinds of host mount.
 const (
 	HostBind HostMountKind = "bind"
 	HostDev  HostMountKind = "dev" // a tmpfs with device nodes
+	// HostLayers is a read-only overlay of directories, or a part of it.
+	HostLayers HostMountKind = "layers"
 	// HostCgroup binds a directory of the container's cgroups, once made.
 	HostCgroup HostMountKind = "cgroup"
 )

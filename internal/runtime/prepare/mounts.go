@@ -3,6 +3,7 @@ package prepare
 import (
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -36,6 +37,8 @@ func (c *container) mount(m *specs.Mount) error {
 	switch {
 	case o.bind:
 		return c.bindMount(m, &o, dest)
+	case m.Type == "overlay" && slices.ContainsFunc(o.data, func(d string) bool { return strings.HasPrefix(d, lowerWord) }):
+		return c.layersMount(&o, dest)
 	case m.Type == "tmpfs" && dest == "/dev":
 		return c.devMount(&o)
 	case m.Type == "cgroup" || m.Type == "cgroup2":
@@ -86,6 +89,26 @@ func (c *container) bindMount(m *specs.Mount, o *mountOptions, dest string) erro
 	}
 	if h.RecProp != 0 && !o.rbind {
 		h.Prop, h.RecProp = h.RecProp, 0
+	}
+	c.hostMount(h, runtime.StageMount{Dest: dest})
+	return nil
+}
+
+// lowerWord names layers one by one, as fsconfig(2) takes them.
+const lowerWord = "lowerdir+="
+
+// layersMount is an image of which a container sees all or a part, read-only:
+// made by the caller's side, since a user namespace may not idmap the layers.
+func (c *container) layersMount(o *mountOptions, dest string) error {
+	h := runtime.HostMount{Kind: runtime.HostLayers, Dest: dest, IDMap: c.mapped && !c.o.Unshifted, Set: o.set}
+	for _, d := range o.data {
+		if l, ok := strings.CutPrefix(d, lowerWord); ok && filepath.IsAbs(l) {
+			h.Lower = append(h.Lower, l)
+		} else if sub, ok := strings.CutPrefix(d, "subpath="); ok && filepath.IsLocal(sub) {
+			h.Subpath = sub
+		} else {
+			return refuse("overlay at %s: option %q is not understood", dest, d)
+		}
 	}
 	c.hostMount(h, runtime.StageMount{Dest: dest})
 	return nil
