@@ -85,6 +85,11 @@ type Rootfs struct {
 	Upper string   `json:"upper,omitempty"` // writable layer; "" makes the root read-only
 	Work  string   `json:"work,omitempty"`  // overlay's work directory, beside Upper
 	Dir   string   `json:"dir,omitempty"`   // instead of an overlay: one plain directory
+
+	// For drivers whose instances have disks instead of directories: an EROFS
+	// image of all layers, and a sparse ext4 image that is written to.
+	Disk     string `json:"disk,omitempty"`
+	Writable string `json:"writable,omitempty"`
 }
 
 // Container is the durable record of a container: what was asked for, what was
