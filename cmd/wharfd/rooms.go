@@ -183,7 +183,8 @@ func (r *rooms) imageUsers(context.Context) ([]image.User, error) {
 func (r *rooms) handler() http.Handler {
 	api := dockerapi.New(dockerapi.Options{
 		Containers: r.engine, Images: r.images, Networks: r.networks, Volumes: r.volumes, VolumeData: r.volumes,
-		System: r.system, Feed: r.records, Wharf: r.own(), Version: release(),
+		NetworkLimits: r.engine,
+		System:        r.system, Feed: r.records, Wharf: r.own(), Version: release(),
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		// A request ends with its client, or with the daemon.

@@ -21,8 +21,12 @@ type Options struct {
 	Networks   Networks
 	Volumes    Volumes
 	VolumeData VolumeData
+	Removed    Removed
 	System     System
 	Feed       Feed
+
+	// NetworkLimits serves /wharf/v1/containers/NAME/network-rules.
+	NetworkLimits NetworkLimits
 
 	// Wharf serves the engine's own endpoints, below WharfPrefix. It sees
 	// whole paths ("/wharf/v1/doctor") and, as all handlers here, its panics
@@ -52,6 +56,9 @@ func New(o Options) http.Handler {
 	}
 	s := &server{Options: o, guard: http.NewCrossOriginProtection()}
 	s.routes = compile(s.table())
+	if o.Removed != nil {
+		s.removed = s.removedMux()
+	}
 	if o.VolumeData != nil {
 		s.volumeData = s.volumeMux()
 	}
@@ -120,6 +127,13 @@ func (s *server) serve(w *reply, r *http.Request) error {
 	if strings.HasPrefix(r.URL.Path, WharfPrefix+"volumes/") && s.volumeData != nil {
 		s.volumeData.ServeHTTP(w, r)
 		return nil
+	}
+	if isRemoved(r.URL.Path) && s.removed != nil {
+		s.removed.ServeHTTP(w, r)
+		return nil
+	}
+	if name, ok := ruledContainer(r.URL.Path); ok && s.NetworkLimits != nil {
+		return s.networkRules(&call{w: w, r: r, v: newest, name: name, q: r.URL.Query(), log: s.Log})
 	}
 	if strings.HasPrefix(r.URL.Path, WharfPrefix) && s.Wharf != nil {
 		s.Wharf.ServeHTTP(w, r)
