@@ -4,6 +4,7 @@
 # minute the first time, then nothing.
 #
 #   test/images.sh [demo|test]
+#   test/images.sh example      those of examples/shop too (another minute, once)
 #
 # /var/cache/wharf-test when it can be written (it outlives the clone), else
 # .cache/images. WHARF_IMAGES names another place.
@@ -27,6 +28,8 @@ mkimage=$PWD/.cache/tools/mkimage
 stamp=$(cat test/mkimage/*.go test/images.sh | sha256sum | cut -c1-16)
 fresh() { [ -s "$WHARF_IMAGES/$1.tar" ] && [ "$(cat "$WHARF_IMAGES/$1.stamp" 2>/dev/null)" = "$stamp" ]; }
 done_() { echo "$stamp" >"$WHARF_IMAGES/$1.stamp"; }
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
 
 if ! fresh busybox; then
 	"$mkimage" -o "$WHARF_IMAGES/busybox.tar" -busybox /bin/busybox \
@@ -46,17 +49,17 @@ if ! fresh rich; then
 	done_ rich
 fi
 
-# debootstrap_rootfs FILE [PACKAGE...]: a root file system tar of Debian 12.
-rootfs() {
-	local out=$1 pkgs
-	shift
+# A root file system tar of Debian 12.
+rootfs() { # FILE "mmdebstrap options" [PACKAGE...]
+	local out=$1 more=$2 pkgs
+	shift 2
 	pkgs=$(IFS=,; echo "$*")
 	echo "images: making $out (a Debian root file system; once)" >&2
 	if command -v mmdebstrap >/dev/null 2>&1; then
 		# Sources of the host: whatever mirror works here works for it.
 		mmdebstrap --quiet --variant=minbase ${pkgs:+--include="$pkgs"} \
 			--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
-			--dpkgopt='path-exclude=/usr/share/locale/*' \
+			--dpkgopt='path-exclude=/usr/share/locale/*' $more \
 			bookworm "$out" >&2 </dev/null
 	else
 		local dir
@@ -69,11 +72,69 @@ rootfs() {
 # Root file systems are kept apart from the archives: a new mkimage need not
 # make them again.
 if [ ! -s "$WHARF_IMAGES/debian.rootfs.tar" ]; then
-	rootfs "$WHARF_IMAGES/debian.rootfs.tmp.tar"
+	rootfs "$WHARF_IMAGES/debian.rootfs.tmp.tar" ""
 	mv "$WHARF_IMAGES/debian.rootfs.tmp.tar" "$WHARF_IMAGES/debian.rootfs.tar"
 fi
 if ! fresh debian; then
 	"$mkimage" -o "$WHARF_IMAGES/debian.tar" -layer "$WHARF_IMAGES/debian.rootfs.tar" -cmd bash debian:bookworm
 	done_ debian
+fi
+
+# examples/shop: one root with the packages of three services, three small
+# layers on it, and the Go service on nothing at all, twice.
+shop() {
+	local src=examples/shop arch v
+	if [ ! -s "$WHARF_IMAGES/services.rootfs.tar" ]; then
+		command -v mmdebstrap >/dev/null 2>&1 || { echo "images: the example needs mmdebstrap (apt-get install mmdebstrap)" >&2; exit 1; }
+		mkdir -p "$tmp/hooks"
+		# No cluster made at installation; LLVM is for PostgreSQL's jit alone.
+		cat >"$tmp/hooks/essential00" <<-'HOOK'
+			#!/bin/sh
+			mkdir -p "$1/etc/postgresql-common"
+			echo "create_main_cluster = false" >"$1/etc/postgresql-common/createcluster.conf"
+		HOOK
+		cat >"$tmp/hooks/customize00" <<-'HOOK'
+			#!/bin/sh
+			set -e
+			chroot "$1" install -d -o postgres -g postgres -m 700 /var/lib/postgresql/data
+			chroot "$1" install -d -o redis -g redis -m 700 /data
+			rm -rf "$1"/var/log/* "$1"/usr/share/i18n "$1"/var/cache/debconf/*-old
+		HOOK
+		chmod +x "$tmp"/hooks/*
+		rootfs "$WHARF_IMAGES/services.rootfs.tmp.tar" "--hook-dir=$tmp/hooks
+			--dpkgopt=path-exclude=/usr/lib/*/libLLVM-* --dpkgopt=path-exclude=/usr/lib/llvm-*
+			--dpkgopt=path-exclude=/usr/lib/*/libz3.so* --dpkgopt=path-exclude=/usr/lib/postgresql/*/lib/bitcode/*" \
+			postgresql-15 redis-server nginx-light
+		mv "$WHARF_IMAGES/services.rootfs.tmp.tar" "$WHARF_IMAGES/services.rootfs.tar"
+	fi
+	arch=$("$GO" env GOARCH)
+	for v in 1 2; do
+		(cd $src/api && CGO_ENABLED=0 GOWORK=off "$GO" build -trimpath -ldflags "-s -w -X main.version=$v" -o "$tmp/v$v/shop" .) >&2
+	done
+	layer() { # FILE DIR: the directory as root's
+		tar -C "$2" --sort=name --mtime=@1700000000 --owner=0 --group=0 --numeric-owner --mode=u+rwX,go+rX,go-w -cf "$1" .
+	}
+	for v in db cache; do
+		install -D -m 755 $src/$v/entrypoint.sh "$tmp/$v/usr/local/bin/entrypoint"
+		layer "$tmp/$v.tar" "$tmp/$v"
+	done
+	layer "$tmp/v1.tar" "$tmp/v1"
+	layer "$tmp/v2.tar" "$tmp/v2"
+	local base=$WHARF_IMAGES/services.rootfs.tar
+	"$mkimage" -o "$WHARF_IMAGES/shop.tar" \
+		-layer "$base" -layer "$tmp/db.tar" -user postgres -env PGDATA=/var/lib/postgresql/data/main -env PGHOST=/tmp -volume /var/lib/postgresql/data \
+		-expose 5432/tcp -stop-signal SIGINT -entrypoint /usr/local/bin/entrypoint -cmd postgres shop-db:1 -- \
+		-layer "$base" -layer "$tmp/cache.tar" -user redis -volume /data -workdir /data -expose 6379/tcp \
+		-entrypoint /usr/local/bin/entrypoint -cmd redis-server shop-cache:1 -- \
+		-layer "$base" -expose 80/tcp -stop-signal SIGQUIT -cmd nginx shop-front:1 -- \
+		-arch "$arch" -layer "$tmp/v1.tar" -expose 8080/tcp -entrypoint /shop -cmd serve shop-api:1 -- \
+		-arch "$arch" -layer "$tmp/v2.tar" -expose 8080/tcp -entrypoint /shop -cmd serve shop-api:2
+}
+if [ "$what" = example ]; then
+	stamp=$(find test/mkimage test/images.sh examples/shop/{api,db,cache} -type f -print0 | sort -z | xargs -0 cat | sha256sum | cut -c1-16)
+	if ! fresh shop; then
+		shop
+		done_ shop
+	fi
 fi
 echo "$WHARF_IMAGES"
