@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -148,7 +149,7 @@ func (rec *record) elsewhere() bool {
 func (r *Room) borrow(ctx context.Context, name, what string) (*vol, func(), error) {
 	r.mu.Lock()
 	v, err := r.find(name)
-	user := model.ID(what + " " + model.NewID().Short())
+	user := model.ID(what + " " + model.NewID().Short()) // no container's id has a space
 	if err == nil {
 		v.hold(user)
 	}
@@ -173,6 +174,10 @@ func (r *Room) borrow(ctx context.Context, name, what string) (*vol, func(), err
 	}
 	return v, release, nil
 }
+
+// copying reports that a user of a volume is a copy of its data, and no
+// container.
+func copying(id model.ID) bool { return strings.ContainsRune(string(id), ' ') }
 
 // Clone makes a volume of another one's data, or of a snapshot of it.
 func (r *Room) Clone(ctx context.Context, q model.VolumeClone, p model.Progress) (*volume.Volume, error) {

@@ -50,7 +50,7 @@ func (r *Room) Fsck(ctx context.Context, records []model.Container) ([]model.Fin
 			out = append(out, model.Finding{Thing: thingVolume, Name: name, Detail: "somebody removed its directory", Remedy: "make an empty one"})
 		}
 		for id := range v.users {
-			if !known[id] {
+			if !known[id] && !copying(id) {
 				out = append(out, model.Finding{Thing: thingUse, Name: name + " by " + string(id), ID: id, Detail: "held by a container that has no record", Remedy: "let go of it"})
 			}
 		}

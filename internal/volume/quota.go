@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"unsafe"
 
@@ -111,7 +112,7 @@ func remedy(fd int) (fsName, remedy string) {
 // limit gives a directory, which has to be empty, a project of its own and
 // that a bound. taken reports numbers that are in use.
 func limit(dir string, size int64, taken func(uint32) bool) error {
-	if err := canLimit(dir); err != nil {
+	if err := canLimit(filepath.Dir(filepath.Dir(dir))); err != nil {
 		return err
 	}
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
