@@ -115,6 +115,7 @@ func newRoot(dockerCLI *command.DockerCli) (*cobra.Command, *flags.ClientOptions
 	prune(root)
 	root.AddCommand(doctorCommand(dockerCLI))
 	addSystem(root, dockerCLI)
+	addNetwork(root, dockerCLI)
 	addVolume(root, dockerCLI)
 	return root, opts
 }
