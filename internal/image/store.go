@@ -96,6 +96,7 @@ type Store struct {
 	gc        collector
 	mounts    mounts
 	trash     trash
+	syncer    syncer
 	settings  atomic.Pointer[settings]
 
 	names sync.Mutex // one change of names at a time

@@ -171,6 +171,11 @@ func (s *Store) unpackFrom(ctx context.Context, t *task, src io.Reader) error {
 		return fmt.Errorf("unpack layer: %w", err)
 	}
 	t.diffID = d.Digest()
+	// On the disk before its record is. What link changes afterwards are
+	// directories' owners and times, which the journal writes before the record.
+	if err := s.syncer.sync(ms[0].Source); err != nil {
+		return fmt.Errorf("unpack layer: %w", err)
+	}
 	return nil
 }
 
