@@ -41,6 +41,7 @@ type rooms struct {
 	volumes  *volume.Room
 	engine   *lifecycle.Engine
 	system   *sysinfo
+	nudged   atomic.Pointer[lifecycle.Engine] // the engine, for rooms that are open before it
 	cdi      *cdiDevices
 
 	streams context.Context // of requests that last as long as what they show
@@ -78,7 +79,7 @@ func openRooms(ctx context.Context, c *config.Config, live *atomic.Pointer[confi
 		return nil, err
 	}
 	held.Push(r.networks.Close)
-	if r.volumes, err = volume.Open(volume.Options{Dir: filepath.Join(c.DataRoot, "volumes"), Publish: r.records.Publish, Archives: archive.New()}); err != nil {
+	if r.volumes, err = volume.Open(volume.Options{Dir: filepath.Join(c.DataRoot, "volumes"), Publish: r.records.Publish, Archives: archive.New(), OnTrash: r.trashed}); err != nil {
 		return nil, err
 	}
 	containers, err := native.New(native.Options{Monitor: c.Monitor, ExecRoot: c.ExecRoot, CgroupParent: strings.TrimPrefix(c.CgroupParent, "/"), Spares: 1})
@@ -95,10 +96,12 @@ func openRooms(ctx context.Context, c *config.Config, live *atomic.Pointer[confi
 		Images: r.images, Networks: r.networks, Volumes: r.volumes, Logs: logs.New(), Records: r.records, Archives: archive.New(),
 		Drivers: map[model.Isolation]driver.Driver{model.IsolationContainer: containers},
 		Facts:   pf, Defaults: pd, DataRoot: c.DataRoot, IDBase: c.IDBase, Devices: devices, CDI: r.cdi, Checks: r.checks(),
+		Trash: trashBounds(c),
 	})
 	if err != nil {
 		return nil, err
 	}
+	r.nudged.Store(r.engine)
 	held.Push(func() error { r.engine.Close(); return nil })
 	r.system = &sysinfo{rooms: r, live: live, plan: pf}
 	return r, r.system.open(c.DataRoot)
@@ -184,7 +187,7 @@ func (r *rooms) handler() http.Handler {
 	api := dockerapi.New(dockerapi.Options{
 		Containers: r.engine, Images: r.images, Networks: r.networks, Volumes: r.volumes, VolumeData: r.volumes,
 		NetworkLimits: r.engine,
-		System:        r.system, Feed: r.records, Wharf: r.own(), Version: release(),
+		System:        r.system, Feed: r.records, Removed: r.engine, Wharf: r.own(), Version: release(),
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		// A request ends with its client, or with the daemon.

@@ -86,6 +86,11 @@ type Config struct {
 	HTTPSProxy             string   `json:"https-proxy" flag:"https-proxy" help:"proxy for registries"`
 	NoProxy                string   `json:"no-proxy" flag:"no-proxy" help:"hosts that need none"`
 
+	TrashMaxAge   string `json:"trash-max-age" flag:"trash-max-age" help:"how long removed containers and volumes can come back (24h); 0 turns the trash off" reload:"yes"`
+	TrashMaxSize  string `json:"trash-max-size" flag:"trash-max-size" help:"how much the trash may hold, as a part of the file system (10%) or bytes (20g); 0 turns it off" reload:"yes"`
+	TrashMaxCount int    `json:"trash-max-count" flag:"trash-max-count" help:"how many removed containers the trash may hold, beside a fifth of it for those with --rm, and how many volumes; 0 turns it off" reload:"yes"`
+	TrashMinFree  string `json:"trash-min-free" flag:"trash-min-free" help:"the trash goes early when less of the file system is free (2%, or bytes)" reload:"yes"`
+
 	ShutdownTimeout int             `json:"shutdown-timeout" flag:"shutdown-timeout" help:"seconds that requests get to end at shutdown"`
 	LiveRestore     bool            `json:"live-restore" flag:"live-restore" help:"containers outlive the daemon (always so)"`
 	StorageDriver   string          `json:"storage-driver" flag:"storage-driver,s" help:"overlay2 is the only one"`
@@ -114,6 +119,7 @@ func Default() *Config {
 		DefaultShmSize: 64 << 20, DefaultIpcMode: "private", DefaultRuntime: "wharf", CgroupParent: "/wharf",
 		CDISpecDirs: []string{"/etc/cdi", "/var/run/cdi"},
 		IDBase:      1_000_000, MaxConcurrentDownloads: 3, MaxConcurrentUploads: 5,
+		TrashMaxAge: "24h", TrashMaxSize: "10%", TrashMaxCount: 1000, TrashMinFree: "2%",
 		ShutdownTimeout: 15, LiveRestore: true,
 	}
 }

@@ -46,7 +46,13 @@ func (s *server) inspectContainer(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.json(http.StatusOK, inspectFor(c.v, got))
+	out := inspectFor(c.v, got)
+	if s.Removed != nil {
+		if end, err := s.Removed.End(got.ID); err == nil {
+			out = withEnd(out, end)
+		}
+	}
+	return c.json(http.StatusOK, out)
 }
 
 // inspectFor shows a container as version v did. It leaves got as it is.

@@ -1,6 +1,7 @@
 package dockerapi
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -45,12 +46,15 @@ func (c *call) logsRequest() (model.LogsRequest, error) {
 	return r, nil
 }
 
-func (s *server) logs(c *call) error {
+func (s *server) logs(c *call) error { return s.sendLogs(c, s.Containers.Logs) }
+
+// sendLogs answers with the log that open opens.
+func (s *server) sendLogs(c *call, open func(context.Context, string, model.LogsRequest) (model.LogReader, bool, error)) error {
 	r, err := c.logsRequest()
 	if err != nil {
 		return err
 	}
-	lr, tty, err := s.Containers.Logs(c.ctx(), c.name, r)
+	lr, tty, err := open(c.ctx(), c.name, r)
 	if err != nil {
 		return err
 	}

@@ -82,6 +82,7 @@ type server struct {
 	guard  *http.CrossOriginProtection
 
 	volumeData *http.ServeMux // may be nil
+	removed    *http.ServeMux // may be nil
 }
 
 // reply notes whether the answer has begun.
