@@ -256,9 +256,9 @@ type Process struct {
 	OpenStdin bool            `json:"openStdin,omitempty"` // else stdin is /dev/null
 }
 
-// Update is writes into the container's cgroup, as runtime.CgroupWrite.
+// Update changes limits of the container's cgroup.
 type Update struct {
-	Writes json.RawMessage `json:"writes"`
+	Resources json.RawMessage `json:"resources"` // specs.LinuxResources
 }
 
 // Put is how a tar is unpacked, as model.PutOptions.
@@ -332,23 +332,13 @@ type Network struct {
 	TxDropped uint64 `json:"txDropped"`
 }
 
-// Top lists the container's processes, with the data of which the host makes
-// ps's columns. Ids are those of the guest's first pid namespace.
+// Top lists the container's processes, with the files of the guest's /proc
+// that ps reads, by their names below it: "uptime", "meminfo", and "stat",
+// "status" and "cmdline" of each process. Ids are those of the guest's first
+// pid namespace.
 type Top struct {
-	Boot      int64  `json:"boot"`      // btime: seconds since 1970
-	Memory    uint64 `json:"memory"`    // total, bytes, for %MEM
-	Processes []Task `json:"processes"` //
-}
-
-// Task is the raw text of a process's files in /proc, as the host's own ps
-// reads them.
-type Task struct {
-	Pid     int    `json:"pid"`
-	Stat    string `json:"stat"`
-	Status  string `json:"status"`
-	Cmdline []byte `json:"cmdline,omitempty"`
-	User    string `json:"user,omitempty"` // not known: the uid is in Status
-	TTY     string `json:"tty,omitempty"`  // "pts/0"
+	Pids  []int             `json:"pids"`
+	Files map[string][]byte `json:"files"`
 }
 
 // Change is one path that differs from the image. Kind is that of Docker's

@@ -1,0 +1,145 @@
+package boot
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sort"
+	"strings"
+
+	"github.com/containerd/errdefs"
+)
+
+// OwnKernel is where "make kernel" puts wharf's own, with its modules (none,
+// mostly) beside it in OwnModules.
+const OwnKernel = "/usr/lib/wharf/vmlinux"
+
+// Kernel is one that was found.
+type Kernel struct {
+	Path    string // bzImage or vmlinux
+	Modules string // /lib/modules/<release>; "" when everything is built in
+	Release string // "6.1.0-56-cloud-amd64", or "own"
+	Why     string // how it was chosen, for a person
+}
+
+// places are where kernels are looked for; tests have their own.
+type places struct {
+	own, boot string
+	modules   []string
+}
+
+func machinePlaces() places {
+	return places{own: OwnKernel, boot: "/boot", modules: []string{"/lib/modules", "/usr/lib/modules"}}
+}
+
+// Find chooses the kernel. configured is a path from the configuration, with
+// its modules' directory if it has any; "" looks.
+func Find(configured, modules string) (Kernel, error) {
+	return machinePlaces().find(configured, modules)
+}
+
+func (p places) find(configured, modules string) (Kernel, error) {
+	if configured != "" {
+		return p.configured(configured, modules)
+	}
+	if _, err := os.Stat(p.own); err == nil {
+		return Kernel{Path: p.own, Release: "own", Why: "wharf's own kernel (make kernel)"}, nil
+	}
+	for _, suffix := range []string{"-cloud-" + runtime.GOARCH, "-" + runtime.GOARCH, ""} {
+		k, err := p.newest(suffix)
+		if err == nil {
+			return k, nil
+		}
+		if !errors.Is(err, os.ErrNotExist) {
+			return Kernel{}, err
+		}
+	}
+	return Kernel{}, errdefs.ErrUnavailable.WithMessage("no kernel for virtual machines in " + p.boot +
+		": install linux-image-cloud-" + runtime.GOARCH + ", or set vm-kernel in daemon.json to a bzImage or vmlinux")
+}
+
+func (p places) configured(path, modules string) (Kernel, error) {
+	if _, err := os.Stat(path); err != nil {
+		return Kernel{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("vm-kernel: %v", err))
+	}
+	k := Kernel{Path: path, Modules: modules, Release: release(path), Why: "configured (vm-kernel)"}
+	if modules == "" && k.Release != "" {
+		k.Modules = p.modulesOf(k.Release)
+	}
+	return k, nil
+}
+
+func release(path string) string {
+	r, ok := strings.CutPrefix(filepath.Base(path), "vmlinuz-")
+	if !ok {
+		return ""
+	}
+	return r
+}
+
+// newest finds the newest kernel of Debian's in /boot whose name ends so and
+// that has its modules.
+func (p places) newest(suffix string) (Kernel, error) {
+	names, err := filepath.Glob(filepath.Join(p.boot, "vmlinuz-*"+suffix))
+	if err != nil {
+		return Kernel{}, err
+	}
+	sort.Slice(names, func(i, j int) bool { return versionLess(names[i], names[j]) })
+	for i := len(names) - 1; i >= 0; i-- {
+		k := Kernel{Path: names[i], Release: release(names[i])}
+		if k.Modules = p.modulesOf(k.Release); k.Modules == "" {
+			continue
+		}
+		k.Why = "the newest in " + p.boot
+		if suffix != "" {
+			k.Why += " for *" + suffix
+		}
+		return k, nil
+	}
+	return Kernel{}, os.ErrNotExist
+}
+
+func (p places) modulesOf(release string) string {
+	for _, dir := range p.modules {
+		m := filepath.Join(dir, release)
+		if _, err := os.Stat(filepath.Join(m, "modules.dep")); err == nil {
+			return m
+		}
+	}
+	return ""
+}
+
+// versionLess orders names by their numbers: 6.1.0-9 is before 6.1.0-10.
+func versionLess(a, b string) bool {
+	for a != "" && b != "" {
+		na, ra := number(a)
+		nb, rb := number(b)
+		if na >= 0 && nb >= 0 {
+			if na != nb {
+				return na < nb
+			}
+			a, b = ra, rb
+			continue
+		}
+		if a[0] != b[0] {
+			return a[0] < b[0]
+		}
+		a, b = a[1:], b[1:]
+	}
+	return len(a) < len(b)
+}
+
+// number cuts a number off s; -1 when there is none.
+func number(s string) (n int, rest string) {
+	i := 0
+	for i < len(s) && i < 18 && s[i] >= '0' && s[i] <= '9' {
+		n = n*10 + int(s[i]-'0')
+		i++
+	}
+	if i == 0 {
+		return -1, s
+	}
+	return n, s[i:]
+}

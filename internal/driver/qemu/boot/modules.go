@@ -1,0 +1,144 @@
+package boot
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// early are loaded when the agent begins, late when it is told what its
+// machine is: a template is saved between the two, so that the devices whose
+// drivers are late may differ in its clones.
+var (
+	early = []string{"virtio_mmio", "virtio_pci", "virtio_console", "virtio_rng", "overlay", "erofs", "ext4", "fuse"}
+	late  = []string{"virtio_blk", "virtio_net", "virtiofs", "virtio_balloon"}
+)
+
+// optional may be missing: the guest does without.
+var optional = map[string]bool{"virtio_pci": true, "virtio_rng": true, "virtiofs": true, "fuse": true, "virtio_balloon": true}
+
+// module is one file to put into the initramfs.
+type module struct {
+	name string // virtio_blk
+	file string // on the host
+	late bool
+}
+
+// moduleTree is what modules.dep and modules.builtin say.
+type moduleTree struct {
+	dir     string
+	file    map[string]string   // name -> path below dir
+	deps    map[string][]string // name -> names, the nearest first
+	builtin map[string]bool
+}
+
+// moduleName is the name of a module's file: kernel/fs/fuse/virtio-fs.ko.zst
+// is virtio_fs.
+func moduleName(file string) string {
+	name, _, _ := strings.Cut(path.Base(file), ".ko")
+	return strings.ReplaceAll(name, "-", "_")
+}
+
+func readModules(dir string) (*moduleTree, error) {
+	t := &moduleTree{dir: dir, file: map[string]string{}, deps: map[string][]string{}, builtin: map[string]bool{}}
+	err := eachLine(filepath.Join(dir, "modules.dep"), func(line string) {
+		file, deps, ok := strings.Cut(line, ":")
+		if !ok {
+			return
+		}
+		name := moduleName(file)
+		t.file[name] = file
+		for _, d := range strings.Fields(deps) {
+			t.deps[name] = append(t.deps[name], moduleName(d))
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = eachLine(filepath.Join(dir, "modules.builtin"), func(line string) { t.builtin[moduleName(line)] = true })
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	return t, nil
+}
+
+func eachLine(file string, f func(string)) error {
+	r, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	s := bufio.NewScanner(r)
+	s.Buffer(nil, 1<<20)
+	for s.Scan() {
+		f(strings.TrimSpace(s.Text()))
+	}
+	return s.Err()
+}
+
+// wanted is the list of modules to load, in order: each after those that it
+// needs. modules.dep names all that a module needs, the nearest first.
+func (t *moduleTree) wanted() ([]module, error) {
+	var out []module
+	seen := map[string]bool{}
+	add := func(name string, late bool) {
+		if !seen[name] && t.file[name] != "" {
+			seen[name] = true
+			out = append(out, module{name: name, file: filepath.Join(t.dir, t.file[name]), late: late})
+		}
+	}
+	for i, name := range append(append([]string{}, early...), late...) {
+		if t.builtin[name] {
+			continue
+		}
+		if t.file[name] == "" {
+			if optional[name] {
+				continue
+			}
+			return nil, fmt.Errorf("the kernel in %s has no %s, which a virtual machine needs", t.dir, name)
+		}
+		isLate := i >= len(early)
+		for j := len(t.deps[name]) - 1; j >= 0; j-- {
+			add(t.deps[name][j], isLate)
+		}
+		add(name, isLate)
+	}
+	return out, nil
+}
+
+// read returns the module as finit_module(2) takes it.
+func (m module) read() ([]byte, error) {
+	data, err := os.ReadFile(m.file)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case strings.HasSuffix(m.file, ".ko"):
+		return data, nil
+	case strings.HasSuffix(m.file, ".ko.zst"):
+		d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1))
+		if err != nil {
+			return nil, err
+		}
+		defer d.Close()
+		return d.DecodeAll(data, nil)
+	case strings.HasSuffix(m.file, ".ko.gz"):
+		return gunzip(data)
+	}
+	return nil, fmt.Errorf("module %s: compressed by an unknown method (known: zst, gz)", m.file)
+}
+
+func gunzip(data []byte) ([]byte, error) {
+	r, err := gzipReader(data)
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(r)
+}

@@ -1,0 +1,258 @@
+package guest
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// route is a rtnetlink(7) socket. The little that the agent needs of it; the
+// usual library is a megabyte.
+type route struct {
+	fd  int
+	seq uint32
+}
+
+func openRoute() (*route, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, os.NewSyscallError("netlink socket", err)
+	}
+	return &route{fd: fd}, nil
+}
+
+func (r *route) close() { _ = unix.Close(r.fd) }
+
+// linkInfo is one interface.
+type linkInfo struct {
+	index int32
+	name  string
+	mac   []byte
+	up    bool
+}
+
+// linkChange is what to change of an interface; zero values stay.
+type linkChange struct {
+	name     string
+	mtu      int
+	up, down bool
+}
+
+var native = binary.NativeEndian
+
+// attr appends an attribute, padded to four bytes (rtnetlink(7)).
+func attr(b []byte, typ uint16, value []byte) []byte {
+	b = native.AppendUint16(b, uint16(unix.SizeofRtAttr+len(value)))
+	b = native.AppendUint16(b, typ)
+	b = append(b, value...)
+	for len(b)%4 != 0 {
+		b = append(b, 0)
+	}
+	return b
+}
+
+func attr32(b []byte, typ uint16, v uint32) []byte {
+	return attr(b, typ, native.AppendUint32(nil, v))
+}
+
+// call sends one message and hands every answer to each until the end of the
+// dump or the acknowledgement.
+func (r *route) call(typ, flags uint16, body []byte, each func(typ uint16, body []byte)) error {
+	r.seq++
+	msg := native.AppendUint32(nil, uint32(unix.SizeofNlMsghdr+len(body)))
+	msg = native.AppendUint16(msg, typ)
+	msg = native.AppendUint16(msg, unix.NLM_F_REQUEST|flags)
+	msg = native.AppendUint32(msg, r.seq)
+	msg = native.AppendUint32(msg, 0)
+	msg = append(msg, body...)
+	if err := unix.Sendto(r.fd, msg, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return os.NewSyscallError("netlink send", err)
+	}
+	buf := make([]byte, 64<<10)
+	for {
+		n, _, err := unix.Recvfrom(r.fd, buf, 0)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return os.NewSyscallError("netlink receive", err)
+		}
+		done, err := r.answers(buf[:n], each)
+		if done || err != nil {
+			return err
+		}
+	}
+}
+
+// answers walks the messages of one datagram.
+func (r *route) answers(b []byte, each func(uint16, []byte)) (done bool, err error) {
+	for len(b) >= unix.SizeofNlMsghdr {
+		n, typ := int(native.Uint32(b)), native.Uint16(b[4:])
+		if n < unix.SizeofNlMsghdr || n > len(b) {
+			return true, errors.New("netlink: a cut-off answer")
+		}
+		body := b[unix.SizeofNlMsghdr:n]
+		switch {
+		case native.Uint32(b[8:]) != r.seq:
+		case typ == unix.NLMSG_DONE:
+			return true, nil
+		case typ == unix.NLMSG_ERROR:
+			if len(body) < 4 {
+				return true, errors.New("netlink: a cut-off answer")
+			}
+			if e := int32(native.Uint32(body)); e != 0 {
+				return true, unix.Errno(-e)
+			}
+			return true, nil
+		case each != nil:
+			each(typ, body)
+		}
+		b = b[min((n+3)&^3, len(b)):]
+	}
+	return false, nil
+}
+
+// attrs calls f for each attribute.
+func attrs(b []byte, f func(typ uint16, value []byte)) {
+	for len(b) >= unix.SizeofRtAttr {
+		n, typ := int(native.Uint16(b)), native.Uint16(b[2:])
+		if n < unix.SizeofRtAttr || n > len(b) {
+			return
+		}
+		f(typ&^(unix.NLA_F_NESTED|unix.NLA_F_NET_BYTEORDER), b[unix.SizeofRtAttr:n])
+		b = b[min((n+3)&^3, len(b)):]
+	}
+}
+
+// links lists the interfaces.
+func (r *route) links() ([]linkInfo, error) {
+	var out []linkInfo
+	err := r.call(unix.RTM_GETLINK, unix.NLM_F_DUMP, make([]byte, unix.SizeofIfInfomsg), func(_ uint16, body []byte) {
+		if len(body) < unix.SizeofIfInfomsg {
+			return
+		}
+		l := linkInfo{index: int32(native.Uint32(body[4:])), up: native.Uint32(body[8:])&unix.IFF_UP != 0}
+		attrs(body[unix.SizeofIfInfomsg:], func(typ uint16, v []byte) {
+			switch typ {
+			case unix.IFLA_IFNAME:
+				l.name = unix.ByteSliceToString(v)
+			case unix.IFLA_ADDRESS:
+				l.mac = append([]byte{}, v...)
+			}
+		})
+		out = append(out, l)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list interfaces: %w", err)
+	}
+	return out, nil
+}
+
+// setLink changes an interface.
+func (r *route) setLink(index int32, c linkChange) error {
+	b := make([]byte, unix.SizeofIfInfomsg)
+	native.PutUint32(b[4:], uint32(index))
+	if c.up || c.down {
+		native.PutUint32(b[12:], unix.IFF_UP)
+	}
+	if c.up {
+		native.PutUint32(b[8:], unix.IFF_UP)
+	}
+	if c.name != "" {
+		b = attr(b, unix.IFLA_IFNAME, append([]byte(c.name), 0))
+	}
+	if c.mtu > 0 {
+		b = attr32(b, unix.IFLA_MTU, uint32(c.mtu))
+	}
+	return r.call(unix.RTM_NEWLINK, unix.NLM_F_ACK, b, nil)
+}
+
+func family(a netip.Addr) byte {
+	if a.Is4() {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
+}
+
+// flush takes every address of an interface off, but link-local ones that the
+// kernel gives itself.
+func (r *route) flush(index int32) error {
+	var all [][]byte
+	err := r.call(unix.RTM_GETADDR, unix.NLM_F_DUMP, make([]byte, unix.SizeofIfAddrmsg), func(_ uint16, body []byte) {
+		if len(body) >= unix.SizeofIfAddrmsg && native.Uint32(body[4:]) == uint32(index) && body[3] != unix.RT_SCOPE_LINK {
+			all = append(all, append([]byte{}, body...))
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("list addresses: %w", err)
+	}
+	for _, body := range all {
+		if err := r.call(unix.RTM_DELADDR, unix.NLM_F_ACK, body, nil); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return fmt.Errorf("remove an address: %w", err)
+		}
+	}
+	return nil
+}
+
+// addAddress gives an interface an address. Duplicates are the host's affair.
+func (r *route) addAddress(index int32, p netip.Prefix) error {
+	b := make([]byte, unix.SizeofIfAddrmsg)
+	b[0], b[1] = family(p.Addr()), byte(p.Bits())
+	native.PutUint32(b[4:], uint32(index))
+	addr := p.Addr().AsSlice()
+	b = attr(b, unix.IFA_LOCAL, addr)
+	b = attr(b, unix.IFA_ADDRESS, addr)
+	if p.Addr().Is4() {
+		if p.Bits() < 31 {
+			b = attr(b, unix.IFA_BROADCAST, broadcast(p))
+		}
+	} else {
+		b = attr32(b, unix.IFA_FLAGS, unix.IFA_F_NODAD)
+	}
+	return r.call(unix.RTM_NEWADDR, unix.NLM_F_ACK|unix.NLM_F_CREATE|unix.NLM_F_REPLACE, b, nil)
+}
+
+func broadcast(p netip.Prefix) []byte {
+	a := p.Addr().As4()
+	n := binary.BigEndian.Uint32(a[:]) | (1<<(32-p.Bits()) - 1)
+	return binary.BigEndian.AppendUint32(nil, n)
+}
+
+// addRoute adds a route by an interface: dst invalid is the default route.
+func (r *route) addRoute(index int32, dst netip.Prefix, gw netip.Addr, metric int) error {
+	b := make([]byte, unix.SizeofRtMsg)
+	b[4], b[5], b[6], b[7] = unix.RT_TABLE_MAIN, unix.RTPROT_STATIC, unix.RT_SCOPE_UNIVERSE, unix.RTN_UNICAST
+	if dst.IsValid() {
+		b[0], b[1] = family(dst.Addr()), byte(dst.Bits())
+	} else {
+		b[0] = family(gw)
+	}
+	if !gw.IsValid() {
+		b[6] = unix.RT_SCOPE_LINK
+	}
+	b = attr32(b, unix.RTA_OIF, uint32(index))
+	if dst.IsValid() {
+		b = attr(b, unix.RTA_DST, dst.Masked().Addr().AsSlice())
+	}
+	if gw.IsValid() {
+		b = attr(b, unix.RTA_GATEWAY, gw.AsSlice())
+	}
+	if metric > 0 {
+		b = attr32(b, unix.RTA_PRIORITY, uint32(metric))
+	}
+	return r.call(unix.RTM_NEWROUTE, unix.NLM_F_ACK|unix.NLM_F_CREATE|unix.NLM_F_REPLACE, b, nil)
+}
+
+// loopbackUp brings lo up.
+func loopbackUp() error {
+	r, err := openRoute()
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	return r.setLink(1, linkChange{up: true}) // always the first
+}
