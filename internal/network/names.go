@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"errors"
+	"hash/fnv"
 	"math/rand/v2"
 	stdnet "net"
 	"net/netip"
@@ -74,10 +75,27 @@ func (r *Room) serveNames(n *net) {
 	n.dnsAt.Store(uint32(s.port))
 }
 
+// usualPort is where a network's name server listens when nobody else does:
+// always the same one, because the kernel keeps sending the packets of an open
+// UDP socket (nginx and other resolvers have one for long) to where the first
+// went, also after the daemon is another.
+func (n *net) usualPort() uint16 {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(n.rec.ID))
+	return uint16(20000 + h.Sum32()%10000) // below the ports that the kernel gives out
+}
+
 // listen serves UDP and TCP at an address, at the port of the first one.
 func (s *nameServer) listen(a netip.Addr) error {
+	want := uint16(s.port)
+	if want == 0 && s.net != nil {
+		want = s.net.usualPort()
+	}
 	// The address may be as new as this millisecond; IPv6 needs no DAD here.
-	l, err := stdnet.ListenTCP("tcp", stdnet.TCPAddrFromAddrPort(netip.AddrPortFrom(a, uint16(s.port))))
+	l, err := stdnet.ListenTCP("tcp", stdnet.TCPAddrFromAddrPort(netip.AddrPortFrom(a, want)))
+	if err != nil && s.port == 0 {
+		l, err = stdnet.ListenTCP("tcp", stdnet.TCPAddrFromAddrPort(netip.AddrPortFrom(a, 0)))
+	}
 	if err != nil {
 		return err
 	}
