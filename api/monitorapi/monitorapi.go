@@ -138,6 +138,7 @@ const (
 	KindNotFound      = "notfound"
 	KindUnavailable   = "unavailable"
 	KindUnimplemented = "unimplemented"
+	KindConflict      = "conflict"
 	KindInternal      = "internal"
 )
 

@@ -24,7 +24,8 @@ type Conn struct {
 	net.Conn
 	R     *monitorapi.Reader
 	Reply monitorapi.Reply
-	wmu   sync.Mutex // one frame at a time
+	Raw   json.RawMessage // the reply as it came, for requests with another shape
+	wmu   sync.Mutex      // one frame at a time
 
 	// ended is told of the exit, if one came. It may be nil.
 	ended func(model.Exit)
@@ -63,7 +64,10 @@ func (d *Driver) request(ctx context.Context, id model.ID, q monitorapi.Request)
 	q.Version = monitorapi.Version
 	err = monitorapi.WriteJSON(nc, monitorapi.RequestFrame, q)
 	if err == nil {
-		err = c.R.Expect(monitorapi.ReplyFrame, &rep)
+		err = c.R.Expect(monitorapi.ReplyFrame, &c.Raw)
+	}
+	if err == nil {
+		err = json.Unmarshal(c.Raw, &rep)
 	}
 	if err == nil && !stop() {
 		err = ctx.Err()

@@ -144,6 +144,11 @@ func writeFile(path string, p []byte) error {
 
 // Recover finds an instance of an earlier daemon.
 func (d *Driver) Recover(ctx context.Context, id model.ID) (driver.Instance, error) {
+	return d.Find(ctx, id)
+}
+
+// Find is Recover.
+func (d *Driver) Find(ctx context.Context, id model.ID) (*Instance, error) {
 	if err := checkID(id); err != nil {
 		return nil, err
 	}

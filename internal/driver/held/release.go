@@ -54,14 +54,13 @@ func (d *Driver) Release(ctx context.Context, id model.ID) error {
 
 // end kills id's processes and returns when its exit is recorded.
 func (d *Driver) end(ctx context.Context, id model.ID, g *cgroup.Group) error {
-	found, err := d.Recover(ctx, id)
+	i, err := d.Find(ctx, id)
 	if errdefs.IsNotFound(err) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	i := found.(*Instance)
 	if i.Pid() == 0 {
 		return nil
 	}

@@ -231,6 +231,7 @@ func Kinded(err error) error {
 	for k, e := range map[string]error{
 		monitorapi.KindInvalid: errdefs.ErrInvalidArgument, monitorapi.KindNotFound: errdefs.ErrNotFound,
 		monitorapi.KindUnavailable: errdefs.ErrUnavailable, monitorapi.KindUnimplemented: errdefs.ErrNotImplemented,
+		monitorapi.KindConflict: errdefs.ErrConflict,
 	} {
 		if f.Kind == k {
 			return withKind{f, e}

@@ -1,0 +1,109 @@
+package qemu
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"wharf/internal/model"
+	"wharf/internal/runtime"
+	"wharf/internal/runtime/prepare"
+)
+
+// cage is a container that a program of the host's runs in: QEMU, virtiofsd.
+// Its root has the host's programs and libraries, read-only, and what is given
+// to it; its user is nobody on the host.
+type cage struct {
+	root   string // an empty directory with places for mounts
+	ids    model.IDRange
+	cgroup string
+	name   string // for messages and the host name
+	args   []string
+	user   uint32 // inside
+	caps   []string
+	binds  []specs.Mount
+	// resources limit it; nil is none.
+	resources *specs.LinuxResources
+	net       bool // it has a network namespace that is given; else a new one
+}
+
+// systemDirs are where a host keeps programs and libraries. On most hosts all
+// but /usr are links into it.
+var systemDirs = []string{"/usr", "/lib", "/lib64", "/bin", "/sbin"}
+
+// makeCageRoot makes the directory that is every cage's root.
+func makeCageRoot(dir string) error {
+	for _, d := range []string{"dev", "proc", "tmp", "vm", "usr", "etc"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			return err
+		}
+	}
+	for _, d := range systemDirs[1:] {
+		at := filepath.Join(dir, d)
+		_ = os.Remove(at)
+		target, err := os.Readlink(d)
+		switch {
+		case err == nil:
+			err = os.Symlink(target, at)
+		case exists(d):
+			err = os.MkdirAll(at, 0o755)
+		default:
+			err = nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return os.Chmod(dir, 0o755)
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// prepare describes the cage to the runtime.
+func (c *cage) prepare() (*runtime.Prepared, error) {
+	ro := []string{"rbind", "rprivate", "ro", "nosuid", "nodev"}
+	s := &specs.Spec{
+		Version: specs.Version, Hostname: c.name, Root: &specs.Root{Path: c.root, Readonly: true},
+		Process: &specs.Process{
+			Args: c.args, Cwd: "/", Env: []string{"PATH=/usr/bin:/usr/sbin:/bin", "HOME=/tmp"},
+			User: specs.User{UID: c.user, GID: c.user}, NoNewPrivileges: true,
+			Capabilities: &specs.LinuxCapabilities{Bounding: c.caps, Effective: c.caps, Permitted: c.caps},
+		},
+		Mounts: []specs.Mount{
+			{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
+			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "mode=755", "size=64k"}},
+			{Destination: "/tmp", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", "noexec", "mode=1777", "size=1m"}},
+		},
+		Linux: &specs.Linux{
+			UIDMappings:       []specs.LinuxIDMapping{{HostID: c.ids.Host, Size: c.ids.Size}},
+			GIDMappings:       []specs.LinuxIDMapping{{HostID: c.ids.Host, Size: c.ids.Size}},
+			Resources:         c.resources,
+			RootfsPropagation: "private",
+		},
+	}
+	for _, d := range systemDirs {
+		if fi, err := os.Lstat(d); err == nil && fi.IsDir() {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: d, Type: "bind", Source: d, Options: ro})
+		}
+	}
+	s.Mounts = append(s.Mounts, c.binds...)
+	for _, n := range []specs.LinuxNamespaceType{specs.UserNamespace, specs.MountNamespace, specs.PIDNamespace, specs.IPCNamespace,
+		specs.UTSNamespace, specs.NetworkNamespace} {
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: n})
+	}
+	b := &model.Bundle{ID: model.ID(filepath.Base(c.cgroup)), Spec: s, IDs: c.ids, Rootfs: model.Rootfs{Dir: c.root}}
+	return prepare.Container(b, c.cgroup, prepare.Options{SpecUser: true})
+}
+
+// bindFile is a file of the host's for a cage.
+func bindFile(from, to string) specs.Mount {
+	return specs.Mount{Destination: to, Type: "bind", Source: from, Options: []string{"bind", "rprivate", "ro", "nosuid", "nodev", "noexec"}}
+}
+
+// shorten is a host name out of an id.
+func shorten(id model.ID) string { return strings.TrimSpace(id.Short()) }

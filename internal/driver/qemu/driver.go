@@ -1,0 +1,125 @@
+// Package qemu runs instances as microVMs: the same image and the same OCI
+// runtime spec as a container's, under a kernel of its own in QEMU, held by
+// wharf-vmm. What holding a process of ours means is in package held.
+//
+// # Owns
+//
+// ExecRoot/vms/<id>/, as package held says, and ExecRoot/vm-root, the empty
+// root of QEMU's own containers. The instance's cgroup, which QEMU and its
+// helpers are in.
+//
+// # Never
+//
+// Mounts what a guest wrote. Gives QEMU a path of the host's: disks, taps and
+// sockets are descriptors, its kernel is bound read-only into its root.
+//
+// # How an instance is made
+//
+// prepare (internal/runtime/prepare) runs twice: for QEMU's own container on
+// this host, and for the image's process on the guest's kernel (guestHost).
+// The second one's result goes to the agent as it is, so what runs inside is
+// what would run in a container.
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+
+	"wharf/internal/driver"
+	"wharf/internal/driver/held"
+	"wharf/internal/driver/qemu/boot"
+	"wharf/internal/model"
+)
+
+// Options configure the driver.
+type Options struct {
+	// VMM is the path of wharf-vmm, mode 0755 as every directory above it.
+	VMM string
+	// QEMU and Virtiofsd are the programs; "" looks for them.
+	QEMU, Virtiofsd string
+	// ExecRoot and CgroupParent are as held.Options has them.
+	ExecRoot, CgroupParent string
+	// Boot makes kernel and initramfs.
+	Boot *boot.Maker
+	// Accel says "kvm" or "tcg", and why not kvm.
+	Accel func(context.Context) (accel, why string, err error)
+	// Memory in bytes is a machine's without --memory; 0 is 512 MiB.
+	Memory int64
+	// IDs is the range that QEMU has whose instance has none (--privileged).
+	IDs model.IDRange
+	// Debug puts the kernel's messages on the console.
+	Debug bool
+}
+
+// Driver is the driver.
+type Driver struct {
+	*held.Driver
+	m *machines
+}
+
+var _ driver.Driver = (*Driver)(nil)
+
+// Places where distributions have the programs.
+var (
+	qemuPlaces      = []string{"qemu-system-x86_64", "/usr/libexec/qemu-kvm"}
+	virtiofsdPlaces = []string{"/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"}
+)
+
+// New checks the options. QEMU itself is looked for at a start: a host may get
+// it later.
+func New(o Options) (*Driver, error) {
+	if o.Memory == 0 {
+		o.Memory = defaultMemory
+	}
+	m := &machines{o: o, root: filepath.Join(o.ExecRoot, "vm-root")}
+	h, err := held.New(held.Options{Kind: m, Monitor: o.VMM, ExecRoot: o.ExecRoot, Dir: "vms", CgroupParent: o.CgroupParent})
+	if err != nil {
+		return nil, err
+	}
+	if err := makeCageRoot(m.root); err != nil {
+		return nil, fmt.Errorf("root of QEMU's containers: %w", err)
+	}
+	return &Driver{Driver: h, m: m}, nil
+}
+
+// RootAsDisk says that instances want Rootfs.Disk and Rootfs.Writable.
+func (d *Driver) RootAsDisk() bool { return true }
+
+// Start starts b in a machine of its own.
+func (d *Driver) Start(ctx context.Context, b *model.Bundle, sb driver.Sandbox) (driver.Instance, error) {
+	i, err := d.Driver.Begin(ctx, b, sb)
+	if err != nil {
+		return nil, err
+	}
+	return &instance{Instance: i, d: d}, nil
+}
+
+// Recover finds a machine that an earlier daemon started.
+func (d *Driver) Recover(ctx context.Context, id model.ID) (driver.Instance, error) {
+	i, err := d.Driver.Find(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return &instance{Instance: i, d: d}, nil
+}
+
+// find returns the first of programs that is there.
+func find(configured string, places []string, remedy string) (string, error) {
+	if configured != "" {
+		places = []string{configured}
+	}
+	for _, p := range places {
+		if at, err := exec.LookPath(p); err == nil {
+			return at, nil
+		} else if !errors.Is(err, exec.ErrNotFound) && !errors.Is(err, os.ErrNotExist) {
+			return "", err
+		}
+	}
+	return "", errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("isolation vm needs %s, which is not there: %s", filepath.Base(places[0]), remedy))
+}

@@ -1,0 +1,264 @@
+package qemu
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"wharf/api/guestapi"
+	"wharf/api/monitorapi"
+	"wharf/internal/driver/held"
+	"wharf/internal/driver/qemu/boot"
+	"wharf/internal/model"
+	"wharf/internal/runtime/prepare"
+	"wharf/internal/vmm/vmmapi"
+)
+
+const (
+	defaultMemory = 512 << 20
+	minMemory     = 96 << 20
+	// guestExtra is what the guest's kernel and agent take: a --memory is all
+	// the instance's.
+	guestExtra = 64 << 20
+	// overhead is what QEMU and its helpers may take beside the guest's
+	// memory.
+	overhead = 256 << 20
+	// cageUser is QEMU's user inside its container.
+	cageUser = 1000
+)
+
+// Limits on waiting for a machine. Emulation is slow, more so on a busy host.
+const (
+	bootTimeKVM = 30 * time.Second
+	bootTimeTCG = 90 * time.Second
+	stopTime    = 20 * time.Second
+)
+
+// machines is what the driver starts.
+type machines struct {
+	o    Options
+	root string
+}
+
+var _ held.Kind = (*machines)(nil)
+
+func (m *machines) Isolation() model.Isolation { return model.IsolationVM }
+
+// Check refuses what a machine cannot be given.
+func (m *machines) Check(b *model.Bundle) error {
+	if b.Spec == nil || b.Spec.Linux == nil || b.Spec.Process == nil {
+		return errdefs.ErrInvalidArgument.WithMessage("the bundle has no process")
+	}
+	for _, n := range b.Spec.Linux.Namespaces {
+		if n.Path != "" {
+			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("a virtual machine cannot share the %s namespace of another instance", n.Type))
+		}
+	}
+	taps := 0
+	for _, e := range b.Endpoints {
+		if e.Tap {
+			taps++
+		}
+	}
+	if taps > nics {
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%d networks: a virtual machine has at most %d", taps, nics))
+	}
+	return nil
+}
+
+// Explain adds nothing: wharf-vmm quotes the console.
+func (m *machines) Explain(_ *model.Bundle, err error) error { return err }
+
+// Prepare describes the machine.
+func (m *machines) Prepare(ctx context.Context, b *model.Bundle, cgroup string) (_ any, files []held.File, err error) {
+	g, err := inGuest(b)
+	if err != nil {
+		return nil, nil, err
+	}
+	h, err := m.hardware(ctx, b)
+	if err != nil {
+		return nil, nil, err
+	}
+	if h.taps, files, err = openTaps(b); err != nil {
+		return nil, files, err
+	}
+	out := &vmmapi.Machine{Boot: g.boot, Etc: g.etc, BootTime: bootTimeTCG, StopTime: stopTime}
+	if h.accel == "kvm" {
+		out.BootTime = bootTimeKVM
+	}
+	out.Boot.Time = time.Now().UnixNano()
+	out.Boot.Entropy = make([]byte, 64)
+	_, _ = rand.Read(out.Boot.Entropy) // never fails (Go 1.24)
+	if out.Main, err = m.process(g.bundle); err != nil {
+		return nil, files, err
+	}
+	if out.Shares, err = m.shares(b, g.shares, cgroup); err != nil {
+		return nil, files, err
+	}
+	for _, s := range out.Shares {
+		h.shares = append(h.shares, s.Name)
+	}
+	args, opened := h.command()
+	out.Files = opened
+	c := cage{root: m.root, ids: m.ids(b), cgroup: cgroup, name: b.ID.Short(), args: args, user: cageUser,
+		resources: hostResources(b.Spec.Linux.Resources, h.memory),
+		binds:     []specs.Mount{bindFile(h.hostKernel, h.kernel), bindFile(h.hostInitrd, h.initrd)}}
+	p, err := c.prepare()
+	if err != nil {
+		return nil, files, fmt.Errorf("container of QEMU: %w", err)
+	}
+	out.QEMU = *p
+	return out, files, nil
+}
+
+// ids is the range that QEMU runs in.
+func (m *machines) ids(b *model.Bundle) model.IDRange {
+	if b.IDs.Mapped() {
+		return b.IDs
+	}
+	return m.o.IDs
+}
+
+// process is the image's process, prepared for the guest's kernel.
+func (m *machines) process(b *model.Bundle) (guestapi.Process, error) {
+	p, err := prepare.Container(b, guestapi.CgroupPath, prepare.Options{Host: guestHost()})
+	if err != nil {
+		return guestapi.Process{}, err
+	}
+	text, err := json.Marshal(p)
+	return guestapi.Process{Prepared: text, Terminal: b.Spec.Process.Terminal, OpenStdin: b.OpenStdin}, err
+}
+
+// PrepareExec describes one more process in the guest.
+func (m *machines) PrepareExec(b *model.Bundle, e *model.ExecSpec, _ string) (any, error) {
+	g, err := guestBundle(b)
+	if err != nil {
+		return nil, err
+	}
+	return prepare.Exec(g, e, guestapi.CgroupPath, prepare.Options{Host: guestHost()})
+}
+
+// guestBundle is b as the guest sees it, for an exec: its mounts are made.
+func guestBundle(b *model.Bundle) (*model.Bundle, error) {
+	c, spec := *b, *b.Spec
+	spec.Mounts = nil
+	c.Spec, c.Endpoints = &spec, nil
+	g, err := inGuest(&c)
+	if err != nil {
+		return nil, err
+	}
+	return g.bundle, nil
+}
+
+// hardware sizes the machine.
+func (m *machines) hardware(ctx context.Context, b *model.Bundle) (*hardware, error) {
+	h := &hardware{kernel: "/vm/vmlinux", initrd: "/vm/initrd", memory: m.o.Memory, cpus: runtime.NumCPU()}
+	var err error
+	if h.binary, err = find(m.o.QEMU, qemuPlaces, "apt-get install qemu-system-x86, or set vm-qemu in daemon.json"); err != nil {
+		return nil, err
+	}
+	if h.accel, _, err = m.o.Accel(ctx); err != nil {
+		return nil, err
+	}
+	img, err := m.o.Boot.Image(ctx)
+	if err != nil {
+		return nil, err
+	}
+	h.hostKernel, h.hostInitrd = img.Vmlinux, img.Initrd
+	line := boot.Line{Debug: m.o.Debug}
+	if h.accel != "kvm" {
+		line.TSCKHz = tscKHz()
+	}
+	h.commandLine = boot.CommandLine(line)
+	if r := b.Spec.Linux.Resources; r != nil {
+		if r.Memory != nil && r.Memory.Limit != nil && *r.Memory.Limit > 0 {
+			h.memory = max(*r.Memory.Limit+guestExtra, minMemory)
+		}
+		if r.CPU != nil {
+			h.cpus = cpus(r.CPU, h.cpus)
+		}
+	}
+	const page = 2 << 20
+	h.memory = (h.memory + page - 1) / page * page
+	h.disks = []disk{{serial: serialRoot, path: b.Rootfs.Disk, readOnly: true}, {serial: serialWritable, path: b.Rootfs.Writable}}
+	return h, nil
+}
+
+// cpus is how many a limit of CPU time needs.
+func cpus(c *specs.LinuxCPU, all int) int {
+	if c.Quota != nil && c.Period != nil && *c.Quota > 0 && *c.Period > 0 {
+		n := (*c.Quota + int64(*c.Period) - 1) / int64(*c.Period)
+		return int(min(max(n, 1), int64(all)))
+	}
+	return all
+}
+
+// tscKHz is the host's clock of processor ticks as /proc/cpuinfo has it; 0 when
+// it says nothing.
+func tscKHz() int {
+	text, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(text)) {
+		if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "cpu MHz" {
+			mhz, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			if err == nil {
+				return int(mhz * 1000)
+			}
+		}
+	}
+	return 0
+}
+
+// openTaps opens the taps that the network room made. The links go with their
+// last descriptor, QEMU's.
+func openTaps(b *model.Bundle) (taps []tap, files []held.File, err error) {
+	for _, e := range b.Endpoints {
+		if !e.Tap {
+			continue
+		}
+		f, err := openTap(e.HostLink)
+		if err != nil {
+			return nil, files, fmt.Errorf("tap %s of network %s: %w", e.HostLink, e.Network, err)
+		}
+		name := monitorapi.FileMore + e.HostLink
+		files = append(files, held.File{Name: name, File: f})
+		taps = append(taps, tap{mac: e.Settings.MacAddress.String(), file: name})
+	}
+	for n := len(taps); n < nics; n++ {
+		taps = append(taps, tap{mac: spareMAC(string(b.ID), n)})
+	}
+	return taps, files, nil
+}
+
+// openTap opens a tap by its name and makes it go when nobody has it open.
+func openTap(name string) (*os.File, error) {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: "/dev/net/tun", Err: err}
+	}
+	req, err := unix.NewIfreq(name)
+	if err == nil {
+		req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+		err = os.NewSyscallError("TUNSETIFF", unix.IoctlIfreq(fd, unix.TUNSETIFF, req))
+	}
+	if err == nil {
+		err = os.NewSyscallError("TUNSETPERSIST", unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 0))
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}

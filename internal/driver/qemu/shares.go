@@ -1,0 +1,57 @@
+package qemu
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strconv"
+
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"wharf/internal/model"
+	"wharf/internal/vmm/vmmapi"
+)
+
+// maxShares is how many the machine has slots for, beside its own devices.
+const maxShares = 8
+
+// shareCaps are what a file server needs in its own user namespace, to give
+// files the owners that the guest says. On disk they are the instance's ids:
+// the directory is idmapped, as a container's bind is.
+var shareCaps = []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_SETGID", "CAP_SETUID", "CAP_MKNOD", "CAP_SETFCAP",
+	"CAP_DAC_READ_SEARCH", "CAP_SYS_CHROOT"}
+
+// shares describes a virtiofsd for each, in a container that sees nothing but
+// the directory.
+func (m *machines) shares(b *model.Bundle, list []share, cgroup string) ([]vmmapi.Share, error) {
+	if len(list) == 0 {
+		return nil, nil
+	}
+	if len(list) > maxShares {
+		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%d volumes and binds: a virtual machine has at most %d", len(list), maxShares))
+	}
+	binary, err := find(m.o.Virtiofsd, virtiofsdPlaces, "apt-get install qemu-system-common, or set vm-virtiofsd in daemon.json")
+	if err != nil {
+		return nil, err
+	}
+	var out []vmmapi.Share
+	for _, s := range list {
+		args := []string{binary, "--fd=" + strconv.Itoa(vmmapi.FirstFile), "-o", "source=/share", "-o", "sandbox=chroot", "-o", "cache=auto", "-o", "xattr", "-f"}
+		opts := []string{"rbind", "rprivate", "nosuid", "nodev"}
+		if s.readOnly {
+			opts = append(opts, "ro")
+		}
+		c := cage{root: m.root, ids: m.ids(b), cgroup: cgroup, name: "virtiofsd", args: args, caps: shareCaps,
+			binds: []specs.Mount{{Destination: path.Join("/share", s.file), Type: "bind", Source: s.source, Options: opts}}}
+		if s.file != "" { // the share is a directory with just this file
+			c.binds = slices.Insert(c.binds, 0, specs.Mount{Destination: "/share", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", "mode=755", "size=64k"}})
+		}
+		p, err := c.prepare()
+		if err != nil {
+			return nil, fmt.Errorf("share %s: %w", s.source, err)
+		}
+		out = append(out, vmmapi.Share{Name: s.name, Prepared: *p})
+	}
+	return out, nil
+}
