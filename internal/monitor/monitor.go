@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -38,6 +39,9 @@ type monitor struct {
 	mu     sync.Mutex
 	exit   *monitorapi.Exit
 	exited chan struct{} // closed when exit is recorded
+
+	record exitFile
+	told   atomic.Bool // somebody got the exit
 
 	busy sync.WaitGroup // connections whose answer is under way
 }
@@ -126,6 +130,9 @@ func begin(st monitorapi.Start, f Files, e Engine, tr trace) (m *monitor, err er
 	if m.dir, err = os.Open("."); err != nil {
 		return nil, err
 	}
+	if err := m.record.reserve(m.dir); err != nil {
+		return nil, err
+	}
 	// The log and the socket are made while the init stage sets itself up.
 	aside := make(chan error, 1)
 	go func() { aside <- m.open() }()
@@ -211,15 +218,17 @@ func (m *monitor) hold(control *os.File) int {
 	m.main.finish()
 	m.main.shut()
 	_ = m.log.Close()
-	if err := m.record(e); err != nil {
-		// The daemon that waits is told nevertheless; one that comes later
-		// takes a missing exit file for a killed monitor.
-		fmt.Fprintln(os.Stderr, "wharf-monitor: exit file:", err)
+	err := m.record.record(e)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "wharf-monitor: the exit is not written yet:", err)
 	}
 	m.mu.Lock()
 	m.exit = &e
 	close(m.exited)
 	m.mu.Unlock()
+	if err != nil {
+		m.unsaved(e)
+	}
 
 	_ = unix.Unlinkat(int(m.dir.Fd()), monitorapi.SocketName, 0)
 	_ = m.socket.Close()
@@ -247,30 +256,12 @@ func protect() {
 	}
 }
 
-// record writes the exit file.
-func (m *monitor) record(e monitorapi.Exit) error {
-	p, err := json.Marshal(e)
-	if err != nil {
-		return err
-	}
-	const tmp = monitorapi.ExitName + ".tmp"
-	dir := int(m.dir.Fd())
-	fd, err := unix.Openat(dir, tmp, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return os.NewSyscallError("openat", err)
-	}
-	f := os.NewFile(uintptr(fd), tmp)
-	_, err = f.Write(p)
-	if err := errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return os.NewSyscallError("renameat", unix.Renameat(dir, tmp, dir, monitorapi.ExitName))
-}
-
 // sendExit waits for the exit and sends it.
 func (m *monitor) sendExit(conn *os.File) {
 	<-m.exited
-	_ = monitorapi.WriteJSON(conn, monitorapi.ExitFrame, m.exit)
+	if monitorapi.WriteJSON(conn, monitorapi.ExitFrame, m.exit) == nil {
+		m.told.Store(true)
+	}
 }
 
 // logSink adapts the log.
