@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/moby/moby/api/types/container"
 
@@ -110,7 +111,14 @@ func (s *server) listRemoved(c *call) error {
 type ended struct {
 	*container.InspectResponse
 	EndReason *model.End     `json:",omitempty"`
-	Removal   *model.Removal `json:",omitempty"`
+	Removed   *removal       `json:",omitempty"`
+}
+
+// removal is how a container was removed: rm, --rm or prune.
+type removal struct {
+	At      time.Time
+	How     string
+	Volumes bool // its anonymous volumes went too
 }
 
 type legacyEnded struct {
@@ -133,7 +141,7 @@ func withEnd(v any, end *model.End) any {
 }
 
 func (s *server) inspectRemoved(c *call) error {
-	got, end, removal, err := s.Removed.RemovedInspect(c.ctx(), c.name)
+	got, end, how, err := s.Removed.RemovedInspect(c.ctx(), c.name)
 	if err != nil {
 		return err
 	}
@@ -141,7 +149,11 @@ func (s *server) inspectRemoved(c *call) error {
 	if !ok {
 		r = got
 	}
-	return c.json(http.StatusOK, ended{r, end, removal})
+	out := ended{InspectResponse: r, EndReason: end}
+	if how != nil {
+		out.Removed = &removal{how.At, how.How, how.Volumes}
+	}
+	return c.json(http.StatusOK, out)
 }
 
 func (s *server) removedLogs(c *call) error {

@@ -195,6 +195,7 @@ func (s removedOnes) filter(f model.Filters) (func(model.TrashItem, map[string]s
 func (s removedOnes) EmptyTrash(ctx context.Context, f model.Filters, refs []string) (model.TrashEmptied, error) {
 	ctx, cancel := s.detach(ctx)
 	defer cancel()
+	s.trash.measure(ctx, s.trash.list()) // so that what is told is right
 	rep, err := s.Trash(ctx, f)
 	if err != nil {
 		return model.TrashEmptied{}, err
