@@ -137,6 +137,7 @@ func (r *recoverer) one(ctx context.Context, e *entry, held *holdings) error {
 		}
 		return r.remover.remove(ctx, e, how)
 	}
+	r.restoreLayer(ctx, e, held)
 	if c.State.Running() {
 		return r.running(ctx, e)
 	}
@@ -146,6 +147,21 @@ func (r *recoverer) one(ctx context.Context, e *entry, held *holdings) error {
 		r.force(ctx, e, func(c *model.Container) { c.State.Phase = container.StateExited })
 	}
 	return nil
+}
+
+// restoreLayer makes the writable layer anew that a power cut took from a
+// container whose record survived (one with --rm, whose create is not synced):
+// what it wrote is lost, and said, but it can be started and removed.
+func (r *recoverer) restoreLayer(ctx context.Context, e *entry, held *holdings) {
+	if held.failed || held.layer[e.id] {
+		return
+	}
+	c := e.record()
+	if err := r.images.Prepare(ctx, e.id, c.Image); err != nil {
+		r.slog.ErrorContext(ctx, "the container's writable layer is gone and cannot be made again; remove the container", "id", e.id, "name", c.Name, "err", err)
+		return
+	}
+	r.slog.ErrorContext(ctx, "the container's writable layer was gone: what it had written is lost, it has an empty one now", "id", e.id, "name", c.Name)
 }
 
 // running takes up a run: it goes on, or has ended meanwhile, or is lost.
@@ -323,10 +339,10 @@ func (r *recoverer) bootOne(ctx context.Context, e *entry) error {
 	return r.starter.start(ctx, e, false, 0)
 }
 
-// waves sorts entries so that each wave needs only the ones before it: shared
-// namespaces, links and Compose's depends_on. A circle goes last, together.
+// waves sorts entries so that each wave needs only the ones before it. A circle
+// goes last, together.
 func (r *recoverer) waves(entries []*entry) [][]*entry {
-	left := map[model.ID]*entry{}
+	left, o := map[model.ID]*entry{}, r.order()
 	for _, e := range entries {
 		left[e.id] = e
 	}
@@ -334,7 +350,7 @@ func (r *recoverer) waves(entries []*entry) [][]*entry {
 	for len(left) > 0 {
 		var wave []*entry
 		for _, e := range left {
-			if !slices.ContainsFunc(r.needs(e.record()), func(id model.ID) bool { return id != e.id && left[id] != nil }) {
+			if !slices.ContainsFunc(o.needs(e.record()), func(id model.ID) bool { return id != e.id && left[id] != nil }) {
 				wave = append(wave, e)
 			}
 		}
