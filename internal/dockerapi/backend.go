@@ -70,6 +70,11 @@ type Containers interface {
 type Images interface {
 	List(ctx context.Context, all, sharedSize, manifests bool, f model.Filters) ([]image.Summary, error)
 	Inspect(ctx context.Context, ref string, platform *ocispec.Platform, manifests bool) (*image.InspectResponse, error)
+	// Attestations are the in-toto statements attached to one platform's image
+	// (nil: the host's), of the given kinds or all, with their text if asked.
+	Attestations(ctx context.Context, ref string, p *ocispec.Platform, kinds []string, bodies bool) ([]image.AttestationStatement, error)
+	// Search asks Docker Hub, or the registry that term begins with.
+	Search(ctx context.Context, term string, limit int, f model.Filters, auth *registry.AuthConfig) ([]registry.SearchResult, error)
 	// Parent is the id of the image that ref was committed from, or "".
 	Parent(ctx context.Context, ref string) (string, error)
 	History(ctx context.Context, ref string, platform *ocispec.Platform) ([]image.HistoryResponseItem, error)

@@ -3,6 +3,7 @@ package dockerapi
 import (
 	"encoding/json"
 	"net/http"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -107,11 +108,17 @@ func (s *server) wait(c *call) error {
 	}
 }
 
+// checkpointName is what a checkpoint may be called.
+var checkpointName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
+
 func (s *server) start(c *call) error {
 	if c.r.ContentLength > 7 || c.r.ContentLength == -1 {
 		return invalid("starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24")
 	}
-	if c.get("checkpoint") != "" || c.get("checkpoint-dir") != "" {
+	if id := c.get("checkpoint"); id != "" || c.get("checkpoint-dir") != "" {
+		if !checkpointName.MatchString(id) {
+			return invalid("invalid checkpoint ID %q: only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", id)
+		}
 		return notThere("starting from a checkpoint")
 	}
 	if err := s.Containers.Start(c.ctx(), c.name); err != nil {

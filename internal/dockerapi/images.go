@@ -2,6 +2,7 @@ package dockerapi
 
 import (
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -17,11 +18,11 @@ func (s *server) imageRoutes() []route {
 		{method: "POST", path: "/images/load", handle: s.load},
 		{method: "GET", path: "/images/get", handle: s.save},
 		{method: "POST", path: "/images/prune", since: 25, handle: s.pruneImages},
-		{method: "GET", path: "/images/search", missing: "searching for images is not there: it is Docker Hub's own interface, no registry's; search on the registry's page"},
+		{method: "GET", path: "/images/search", handle: s.search},
 		{method: "GET", path: "/images/{}/json", handle: s.inspectImage},
 		{method: "GET", path: "/images/{}/history", handle: s.history},
 		{method: "GET", path: "/images/{}/get", handle: s.save},
-		{method: "GET", path: "/images/{}/attestations", since: 55, missing: "attestations of images are not there yet"},
+		{method: "GET", path: "/images/{}/attestations", since: 55, handle: s.attestations},
 		{method: "POST", path: "/images/{}/push", handle: s.push},
 		{method: "POST", path: "/images/{}/tag", handle: s.tag},
 		{method: "DELETE", path: "/images/{}", handle: s.removeImage},
@@ -59,17 +60,73 @@ func (s *server) listImages(c *call) error {
 		add(f, "reference", glob)
 	}
 	manifests := c.v >= 47 && c.truth("manifests")
-	if c.v >= 54 && c.truth("identity") {
-		if !manifests {
-			return invalid("conflicting options: identity requires manifests=1")
-		}
-		return notThere("identity of images")
+	identity := c.v >= 54 && c.truth("identity")
+	if identity && !manifests {
+		return invalid("conflicting options: identity requires manifests=1")
 	}
 	all, err := s.Images.List(c.ctx(), c.truth("all"), c.v >= 42 && c.truth("shared-size"), manifests, f)
 	if err != nil {
 		return err
 	}
+	for i := range all {
+		if !identity {
+			hideIdentity(all[i].Manifests)
+		}
+	}
 	return c.json(http.StatusOK, imagesFor(c.v, list(all)))
+}
+
+// hideIdentity takes away what was not asked for.
+func hideIdentity(ms []image.ManifestSummary) {
+	for _, m := range ms {
+		if m.ImageData != nil {
+			m.ImageData.Identity = nil
+		}
+	}
+}
+
+func (s *server) attestations(c *call) error {
+	if len(c.q["platform"]) > 1 {
+		return invalid("only one platform value is currently supported")
+	}
+	p, err := c.platformJSON("platform", 55)
+	if err != nil {
+		return err
+	}
+	var kinds []string
+	for _, k := range c.q["type"] {
+		if k = strings.TrimSpace(k); k != "" {
+			kinds = append(kinds, k)
+		}
+	}
+	got, err := s.Images.Attestations(c.ctx(), c.name, p, kinds, c.truth("statement"))
+	if err != nil {
+		return err
+	}
+	return c.json(http.StatusOK, list(got))
+}
+
+func (s *server) search(c *call) error {
+	limit := 0
+	if text := c.get("limit"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 0 || n > 100 {
+			return invalid("limit %s is outside the range of [1, 100]", text)
+		}
+		limit = n
+	}
+	f, err := c.filters()
+	if err != nil {
+		return err
+	}
+	if c.get("term") == "" {
+		return invalid("term: what to search for is missing")
+	}
+	got, err := s.Images.Search(c.ctx(), c.get("term"), limit, f, c.registryAuth())
+	if err != nil {
+		return err
+	}
+	return c.json(http.StatusOK, list(got))
 }
 
 // imagesFor shows images as version v did. It changes all.
@@ -145,6 +202,7 @@ func imageInspectFor(v version, got *image.InspectResponse, parent string) any {
 	r.RepoTags, r.RepoDigests = list(r.RepoTags), list(r.RepoDigests)
 	if v < 48 {
 		r.Descriptor = nil
+	hideIdentity(r.Manifests)
 	}
 	if v < 53 {
 		r.Identity = nil

@@ -45,8 +45,8 @@ func (s *Store) Inspect(ctx context.Context, ref string, p *ocispec.Platform, ma
 	}
 	out := &image.InspectResponse{
 		ID: f.id().String(), RepoTags: orEmpty(e.tags), RepoDigests: orEmpty(e.digests), Descriptor: &desc,
-		Metadata: image.Metadata{LastTagTime: e.tagged},
-		RootFS:   image.RootFS{Type: "layers"},
+		Metadata: image.Metadata{LastTagTime: e.tagged}, Identity: s.identity(ctx, f.id()),
+		RootFS: image.RootFS{Type: "layers"},
 	}
 	if v.config != nil {
 		if err := s.inspectVariant(ctx, v, out); err != nil {
@@ -155,7 +155,7 @@ func (s *Store) manifestSummary(ctx context.Context, desc ocispec.Descriptor) (i
 	switch {
 	case desc.Annotations[attestation] != "":
 		m.Kind = image.ManifestKindAttestation
-		m.AttestationData = &image.AttestationProperties{For: digest.Digest(desc.Annotations["vnd.docker.reference.digest"])}
+		m.AttestationData = &image.AttestationProperties{For: digest.Digest(desc.Annotations[attestedDigest])}
 		m.Available = s.complete(ctx, desc) == nil
 	case isImage(desc):
 		m.Kind = image.ManifestKindImage
@@ -166,6 +166,7 @@ func (s *Store) manifestSummary(ctx context.Context, desc ocispec.Descriptor) (i
 		}
 		if v, err := s.readVariant(ctx, desc); err == nil {
 			m.ImageData.Platform = *v.desc.Platform
+			m.ImageData.Identity = s.identity(ctx, desc.Digest)
 			m.Available = s.complete(ctx, desc) == nil
 		}
 	}

@@ -172,6 +172,7 @@ func (p *puller) fetch(target ocispec.Descriptor) error {
 	if err := p.s.refer(p.ctx, target); err != nil {
 		return err
 	}
+	p.s.noteSource(p.ctx, p.ref, target.Digest, manifest.Digest)
 	return p.layers(variant{desc: manifest, manifest: m, config: c})
 }
 

@@ -2,11 +2,13 @@ package plan
 
 import (
 	"encoding/json"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/moby/profiles/seccomp"
+	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // security is what --security-opt says, read. Start reads it again from the
@@ -124,9 +126,24 @@ func (cr *creation) seccompOption() error {
 		if err := json.Unmarshal([]byte(s), &p); err != nil {
 			return invalid("Decoding seccomp profile failed: %s", err)
 		}
-		if p.ListenerPath != "" {
-			return notImplemented("seccomp profile: a notify listener (listenerPath %q) is not supported yet", p.ListenerPath)
-		}
+		return checkListener(&p)
+	}
+	return nil
+}
+
+// checkListener: whoever answers for the kernel waits at a socket on the host.
+func checkListener(p *seccomp.Seccomp) error {
+	notify := p.DefaultAction == specs.ActNotify
+	for _, c := range p.Syscalls {
+		notify = notify || c != nil && c.Action == specs.ActNotify
+	}
+	switch {
+	case p.ListenerPath != "" && !path.IsAbs(p.ListenerPath):
+		return invalid("seccomp profile: listenerPath %q is not an absolute path", p.ListenerPath)
+	case notify && p.ListenerPath == "":
+		return invalid("seccomp profile: SCMP_ACT_NOTIFY needs a listenerPath, the socket of the agent that answers")
+	case p.DefaultAction == specs.ActNotify:
+		return invalid("seccomp profile: SCMP_ACT_NOTIFY cannot be the default action")
 	}
 	return nil
 }

@@ -1,0 +1,82 @@
+package image
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	"github.com/moby/moby/api/types/image"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"wharf/internal/model"
+)
+
+// Annotations by which BuildKit attaches in-toto statements to an image: the
+// manifest that holds them names the image's, its layers name their kind.
+const (
+	attestedDigest = "vnd.docker.reference.digest"
+	attestedKind   = "attestation-manifest"
+	predicateType  = "in-toto.io/predicate-type"
+	maxStatement   = 64 << 20
+)
+
+// Attestations implements dockerapi.Images: the statements about one platform's
+// image, the host's for nil. kinds empty: of every kind.
+func (s *Store) Attestations(ctx context.Context, ref string, p *ocispec.Platform, kinds []string, bodies bool) ([]image.AttestationStatement, error) {
+	ctx = s.ctx(ctx)
+	f, err := s.find(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	v, err := s.variant(ctx, f.target, p)
+	if errors.Is(err, errNoPlatform) {
+		want := p
+		if want == nil {
+			host := platforms.DefaultSpec()
+			want = &host
+		}
+		return nil, noPlatform(ref, want)
+	}
+	if err != nil {
+		return nil, err
+	}
+	out := []image.AttestationStatement{}
+	err = s.walkManifests(ctx, f.target, func(desc ocispec.Descriptor) error {
+		if desc.Annotations[attestation] != attestedKind || desc.Annotations[attestedDigest] != v.desc.Digest.String() {
+			return nil
+		}
+		d, err := readDocument(ctx, s.cs, desc)
+		if err != nil {
+			return missingAttestation(err, ref)
+		}
+		for _, l := range d.Layers {
+			kind := l.Annotations[predicateType]
+			if kind == "" || len(kinds) > 0 && !slices.Contains(kinds, kind) {
+				continue
+			}
+			st := image.AttestationStatement{Descriptor: l, PredicateType: kind}
+			if bodies {
+				b, err := readBlob(ctx, s.cs, l, maxStatement)
+				if err != nil {
+					return missingAttestation(err, ref)
+				}
+				raw := json.RawMessage(b)
+				st.Statement = &raw
+			}
+			out = append(out, st)
+		}
+		return nil
+	})
+	return out, err
+}
+
+// missingAttestation: the image was pulled or loaded without them.
+func missingAttestation(err error, ref string) error {
+	if errdefs.IsNotFound(err) {
+		return model.Refuse(errdefs.ErrNotFound, "image %s has attestations, but they are not here: %w", ref, err)
+	}
+	return err
+}

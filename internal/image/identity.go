@@ -1,0 +1,66 @@
+package image
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/distribution/reference"
+	"github.com/moby/moby/api/types/image"
+	"github.com/opencontainers/go-digest"
+)
+
+// noteSource remembers that a registry has documents. It is a help, not a
+// record: an error is logged.
+func (s *Store) noteSource(ctx context.Context, ref reference.Named, ds ...digest.Digest) {
+	for key, repo := range sourceLabel(ref) {
+		for _, d := range ds {
+			info, err := s.cs.Info(ctx, d)
+			if err == nil {
+				repos := strings.FieldsFunc(info.Labels[key], func(r rune) bool { return r == ',' })
+				if slices.Contains(repos, repo) {
+					continue
+				}
+				repos = append(repos, repo)
+				slices.Sort(repos)
+				info.Labels = map[string]string{key: strings.Join(repos, ",")}
+				_, err = s.cs.Update(ctx, info, "labels."+key)
+			}
+			if err != nil {
+				s.log.WarnContext(ctx, "origin not noted", "id", d, "err", err)
+			}
+		}
+	}
+}
+
+// identity says where a manifest or index came from: the repositories that it
+// was pulled from or pushed to. Labels of the content store say it, which
+// tagging does not change. Signatures are not verified here; nil: nothing is
+// known.
+func (s *Store) identity(ctx context.Context, d digest.Digest) *image.Identity {
+	info, err := s.cs.Info(ctx, d)
+	if err != nil {
+		return nil
+	}
+	var repos []string
+	for k, v := range info.Labels {
+		host, ok := strings.CutPrefix(k, sourcePrefix)
+		if !ok {
+			continue
+		}
+		for repo := range strings.SplitSeq(v, ",") {
+			if n, err := reference.ParseNormalizedNamed(host + "/" + repo); err == nil {
+				repos = append(repos, n.Name())
+			}
+		}
+	}
+	if len(repos) == 0 {
+		return nil
+	}
+	slices.Sort(repos)
+	id := &image.Identity{}
+	for _, r := range slices.Compact(repos) {
+		id.Pull = append(id.Pull, image.PullIdentity{Repository: r})
+	}
+	return id
+}
