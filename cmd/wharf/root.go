@@ -20,7 +20,6 @@ var absent = map[string]string{
 	"stack": "swarm mode", "secret": "swarm mode", "config": "swarm mode",
 	"plugin":     "engine plugins",
 	"checkpoint": "checkpoint and restore",
-	"search":     "search",
 	"build":      "builds",
 	"builder":    "builds",
 	"bake":       "builds",
