@@ -34,6 +34,10 @@ ip link set lo up
 # A copy: what is tried here changes nothing in the checkout.
 cp -r examples/shop "$dir/shop"
 cd "$dir/shop"
+if [ "${client[*]}" = docker-compose ]; then # 1.29 knows neither these words nor configs without swarm
+	sed -i '/^name:/d; s/, pids: 64//; /start_interval/d; s/, restart: true//
+		s|^    configs:|    volumes:|; s|- {source: nginx, .*|- ./front/nginx.conf:/etc/nginx/nginx.conf:ro|' compose.yaml
+fi
 
 if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then bold=$'\e[1m' dim=$'\e[2m' off=$'\e[0m'; else bold='' dim='' off=''; fi
 title() { printf '\n%s== %s%s\n' "$bold" "$*" "$off"; }
