@@ -110,8 +110,8 @@ func (s *server) listRemoved(c *call) error {
 // ended adds to inspect's answer what Docker has no field for.
 type ended struct {
 	*container.InspectResponse
-	EndReason *model.End     `json:",omitempty"`
-	Removed   *removal       `json:",omitempty"`
+	EndReason *model.End `json:",omitempty"`
+	Removed   *removal   `json:",omitempty"`
 }
 
 // removal is how a container was removed: rm, --rm or prune.
