@@ -1,0 +1,198 @@
+package accel
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+// The accelerators, by QEMU's names.
+const (
+	KVM = "kvm"
+	TCG = "tcg"
+)
+
+// The modes of the configuration (vm-accel).
+const (
+	Auto      = "auto" // KVM where it works, else emulation with a warning
+	OnlyKVM   = KVM    // no fall-back: starting a machine fails where KVM does not work
+	OnlyEmule = TCG
+)
+
+// testTime is how long the self-test may take: some milliseconds are due.
+const testTime = 500 * time.Millisecond
+
+// Options say what to test and where to remember it.
+type Options struct {
+	Mode   string // Auto ("" too), OnlyKVM or OnlyEmule
+	Helper string // a program of ours whose main calls Main: wharf-vmm
+	Dir    string // below the exec root
+}
+
+// Prober finds out once and remembers.
+type Prober struct {
+	o      Options
+	device string
+
+	mu    sync.Mutex
+	known *outcome
+}
+
+// outcome is accel.json.
+type outcome struct {
+	Boot   string `json:"boot"`   // /proc/sys/kernel/random/boot_id
+	Device string `json:"device"` // what /dev/kvm looked like
+	Works  bool   `json:"works"`
+	Why    string `json:"why"`
+}
+
+// New returns a prober. Nothing is tested before Accel.
+func New(o Options) (*Prober, error) {
+	switch o.Mode {
+	case "", Auto, OnlyKVM, OnlyEmule:
+		return &Prober{o: o, device: "/dev/kvm"}, nil
+	}
+	return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("vm-accel %q: it has to be auto, kvm or tcg", o.Mode))
+}
+
+// Accel returns KVM or TCG, and why, for a person. errdefs.ErrUnavailable:
+// only KVM is allowed and it does not work here.
+func (p *Prober) Accel(ctx context.Context) (accel, why string, err error) {
+	if p.o.Mode == OnlyEmule {
+		return TCG, "configured (vm-accel: tcg)", nil
+	}
+	r, err := p.outcome(ctx)
+	if err != nil {
+		return "", "", err
+	}
+	if r.Works {
+		return KVM, r.Why, nil
+	}
+	if p.o.Mode == OnlyKVM {
+		return "", "", errdefs.ErrUnavailable.WithMessage("virtual machines are to run on KVM alone (vm-accel: kvm), which does not work here: " + r.Why)
+	}
+	return TCG, r.Why + "; machines are emulated, ten times slower and more", nil
+}
+
+func (p *Prober) outcome(ctx context.Context) (*outcome, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.known != nil {
+		return p.known, nil
+	}
+	now := outcome{Boot: bootID(), Device: look(p.device)}
+	if old := p.read(); old != nil && old.Boot == now.Boot && old.Device == now.Device && now.Boot != "" {
+		p.known = old
+		return old, nil
+	}
+	now.Works, now.Why = p.test(ctx)
+	if err := ctx.Err(); err != nil {
+		return nil, err // says nothing about the machine
+	}
+	if err := p.write(&now); err != nil {
+		return nil, fmt.Errorf("remember the test of KVM: %w", err)
+	}
+	p.known = &now
+	return p.known, nil
+}
+
+func bootID() string {
+	text, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(text))
+}
+
+// look is what tells one /dev/kvm from another: it may be passed in later, or
+// its module be loaded anew.
+func look(path string) string {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return "none"
+	}
+	return fmt.Sprintf("%x %o %d", st.Rdev, st.Mode, st.Ino)
+}
+
+func (p *Prober) file() string { return filepath.Join(p.o.Dir, "accel.json") }
+
+func (p *Prober) read() *outcome {
+	data, err := os.ReadFile(p.file())
+	o := new(outcome)
+	if err != nil || json.Unmarshal(data, o) != nil {
+		return nil
+	}
+	return o
+}
+
+func (p *Prober) write(o *outcome) error {
+	data, err := json.Marshal(o)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(p.o.Dir, 0o700); err != nil {
+		return err
+	}
+	tmp := p.file() + ".tmp"
+	if err := os.WriteFile(tmp, data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, p.file())
+}
+
+// test runs the self-test in a child.
+func (p *Prober) test(ctx context.Context) (works bool, why string) {
+	f, err := os.OpenFile(p.device, os.O_RDWR, 0)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return false, "there is no " + p.device + " (no virtualization in this machine's CPU or hypervisor, or the kvm module is not loaded)"
+	case err != nil:
+		return false, fmt.Sprintf("%v", err)
+	}
+	defer f.Close()
+	var out bytes.Buffer
+	cmd := &exec.Cmd{Path: p.o.Helper, Args: []string{helperName}, Env: []string{"GOMAXPROCS=1"}, ExtraFiles: []*os.File{f}, Stdout: &out, Stderr: &out}
+	began := time.Now()
+	if err := cmd.Start(); err != nil {
+		return false, fmt.Sprintf("test of KVM: %v", err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	limit := time.NewTimer(testTime)
+	defer limit.Stop()
+	select {
+	case err := <-done:
+		return verdict(err, out.String(), time.Since(began))
+	case <-ctx.Done():
+	case <-limit.C:
+	}
+	_ = cmd.Process.Kill()
+	why = fmt.Sprintf("%s opens but a test guest did not run to its end within %v (nested virtualization that interprets each instruction, or hangs)", p.device, testTime)
+	select {
+	case <-done:
+	case <-time.After(testTime):
+		why += " and cannot be ended: the kernel hangs in it"
+	}
+	return false, why
+}
+
+func verdict(err error, said string, took time.Duration) (bool, string) {
+	said = strings.TrimSpace(said)
+	switch {
+	case err != nil && said != "":
+		return false, "KVM does not run a test guest: " + said
+	case err != nil:
+		return false, "KVM does not run a test guest: " + err.Error()
+	case said != passed:
+		return false, fmt.Sprintf("test of KVM: the helper said %q", said)
+	}
+	return true, fmt.Sprintf("KVM ran a test guest in %v", took.Round(time.Millisecond))
+}

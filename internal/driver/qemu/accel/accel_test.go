@@ -1,0 +1,115 @@
+package accel
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+)
+
+// The test binary is the helper too.
+func TestMain(m *testing.M) {
+	Main()
+	os.Exit(m.Run())
+}
+
+func self(t *testing.T) string {
+	t.Helper()
+	p, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func prober(t *testing.T, mode, device, helper string) *Prober {
+	t.Helper()
+	p, err := New(Options{Mode: mode, Helper: helper, Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.device = device
+	return p
+}
+
+func script(t *testing.T, text string) string {
+	t.Helper()
+	p := filepath.Join(t.TempDir(), "helper")
+	if err := os.WriteFile(p, []byte("#!/bin/sh\n"+text+"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestVerdicts(t *testing.T) {
+	for name, c := range map[string]struct {
+		mode, device, script string
+		accel, why           string
+		fails                bool
+	}{
+		"works":      {"", "/dev/null", "echo kvm works", KVM, "ran a test guest", false},
+		"no device":  {Auto, "/nowhere/kvm", "", TCG, "there is no", false},
+		"says no":    {Auto, "/dev/null", "echo reason 9; exit 1", TCG, "reason 9", false},
+		"hangs":      {Auto, "/dev/null", "exec sleep 60", TCG, "did not run to its end within", false},
+		"nonsense":   {Auto, "/dev/null", "echo hm", TCG, `"hm"`, false},
+		"tcg":        {OnlyEmule, "/dev/null", "echo kvm works", TCG, "configured", false},
+		"kvm alone":  {OnlyKVM, "/nowhere/kvm", "", "", "", true},
+		"kvm really": {OnlyKVM, "/dev/null", "echo kvm works", KVM, "", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			began := time.Now()
+			p := prober(t, c.mode, c.device, script(t, c.script))
+			accel, why, err := p.Accel(context.Background())
+			if c.fails {
+				if !errors.Is(err, errdefs.ErrUnavailable) {
+					t.Errorf("%v", err)
+				}
+				return
+			}
+			if err != nil || accel != c.accel || !strings.Contains(why, c.why) {
+				t.Errorf("%q, %q, %v", accel, why, err)
+			}
+			if took := time.Since(began); took > 20*testTime {
+				t.Errorf("took %v", took)
+			}
+		})
+	}
+}
+
+// A second look, also by another daemon, asks nobody.
+func TestRemembered(t *testing.T) {
+	p := prober(t, Auto, "/dev/null", script(t, "echo kvm works"))
+	if accel, _, err := p.Accel(context.Background()); err != nil || accel != KVM {
+		t.Fatalf("%q %v", accel, err)
+	}
+	next := &Prober{o: Options{Dir: p.o.Dir, Helper: "/nowhere"}, device: p.device}
+	if accel, why, err := next.Accel(context.Background()); err != nil || accel != KVM {
+		t.Errorf("%q %q %v", accel, why, err)
+	}
+	other := &Prober{o: Options{Dir: p.o.Dir, Helper: "/nowhere"}, device: "/dev/zero"}
+	if accel, _, err := other.Accel(context.Background()); err != nil || accel != TCG {
+		t.Errorf("another device: %q %v", accel, err)
+	}
+}
+
+func TestUnknownMode(t *testing.T) {
+	if _, err := New(Options{Mode: "fast"}); !errors.Is(err, errdefs.ErrInvalidArgument) {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestHere says what this machine can do; there is no wrong answer.
+func TestHere(t *testing.T) {
+	p := prober(t, Auto, "/dev/kvm", self(t))
+	accel, why, err := p.Accel(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%s: %s", accel, why)
+}
