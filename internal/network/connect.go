@@ -154,7 +154,11 @@ func (r *Room) Check(ctx context.Context, mode container.NetworkMode, want map[s
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if m := mode.NetworkName(); m != "" && !mode.IsContainer() {
-		if _, err := r.lookup(m); err != nil {
+		n, err := r.lookup(m)
+		if err == nil {
+			err = checkEndpoint(n, nil)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -195,6 +199,9 @@ func (n *net) contains(a netip.Addr) bool {
 
 // checkEndpoint refuses what the network cannot give.
 func checkEndpoint(n *net, s *network.EndpointSettings) error {
+	if n.rec.ConfigOnly {
+		return model.Refuse(errdefs.ErrPermissionDenied, "cannot create endpoint on configuration-only network %s: create a network with --config-from %[1]s", n.rec.Name)
+	}
 	if s == nil {
 		return nil
 	}

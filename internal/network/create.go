@@ -22,6 +22,13 @@ import (
 // container comes.
 func (r *Room) Create(ctx context.Context, q network.CreateRequest) (network.CreateResponse, error) {
 	none := network.CreateResponse{}
+	if q.ConfigOnly {
+		return r.createConfig(ctx, q)
+	}
+	q, err := r.configured(q)
+	if err != nil {
+		return none, err
+	}
 	rec, err := newRecord(q)
 	if err != nil {
 		return none, err
@@ -83,8 +90,6 @@ func newRecord(q network.CreateRequest) (record, error) {
 		return missing(fmt.Sprintf("network driver %q (bridge, macvlan and ipvlan are there)", q.Driver))
 	case q.Scope != "" && q.Scope != "local", q.Ingress:
 		return missing("networks of a swarm")
-	case q.ConfigOnly, q.ConfigFrom != nil && q.ConfigFrom.Network != "":
-		return missing("config-only networks and config-from")
 	}
 	rec := record{Network: network.Network{
 		Name: q.Name, ID: string(model.NewID()), Created: time.Now().UTC(), Scope: "local", Driver: q.Driver,
@@ -97,6 +102,9 @@ func newRecord(q network.CreateRequest) (record, error) {
 	}
 	if rec.Labels == nil {
 		rec.Labels = map[string]string{}
+	}
+	if q.ConfigFrom != nil {
+		rec.ConfigFrom = *q.ConfigFrom
 	}
 	if q.IPAM != nil {
 		if q.IPAM.Driver != "" && q.IPAM.Driver != "default" {
@@ -219,7 +227,7 @@ func (r *Room) wanted(c network.IPAMConfig, rec record) error {
 	}
 	for _, n := range r.nets {
 		for _, o := range n.rec.IPAM.Config {
-			if o.Subnet.Overlaps(c.Subnet) {
+			if !n.rec.ConfigOnly && o.Subnet.Overlaps(c.Subnet) {
 				return model.Refuse(errdefs.ErrPermissionDenied, "invalid pool request: Pool overlaps with other one on this address space: %s is in use by network %s (%s)",
 					c.Subnet, n.rec.Name, o.Subnet)
 			}

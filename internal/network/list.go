@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -142,7 +143,7 @@ func (r *Room) Remove(ctx context.Context, ref string) error {
 		err = model.Refuse(errdefs.ErrPermissionDenied, "%s is a pre-defined network and cannot be removed", n.rec.Name)
 	}
 	if err == nil {
-		err = r.unused(n)
+		err = errors.Join(r.unused(n), r.unreferenced(n))
 	}
 	if err != nil {
 		r.mu.Unlock()
@@ -212,7 +213,7 @@ func (r *Room) Prune(ctx context.Context, f model.Filters) (network.PruneReport,
 	var names []string
 	r.mu.Lock()
 	for _, n := range r.nets {
-		if predefined(n.rec.Name) || len(r.users(n)) > 0 || !until.IsZero() && n.rec.Created.After(until) {
+		if predefined(n.rec.Name) || n.rec.ConfigOnly || len(r.users(n)) > 0 || !until.IsZero() && n.rec.Created.After(until) {
 			continue
 		}
 		if hasLabels(n.rec.Labels, f["label"]) && (len(f["label!"]) == 0 || !hasLabels(n.rec.Labels, f["label!"])) {

@@ -52,7 +52,6 @@ func TestCreateRefusals(t *testing.T) {
 		{network.CreateRequest{Name: "first"}, "network with name first already exists", errdefs.IsConflict},
 		{network.CreateRequest{Name: "x", Driver: "host"}, "only one instance of \"host\" network is allowed", errdefs.IsPermissionDenied},
 		{network.CreateRequest{Name: "x", Driver: "overlay"}, "overlay", errdefs.IsNotImplemented},
-		{network.CreateRequest{Name: "x", ConfigOnly: true}, "config-only", errdefs.IsNotImplemented},
 		{network.CreateRequest{Name: "x", IPAM: &network.IPAM{Driver: "dhcp"}}, "dhcp", errdefs.IsNotImplemented},
 		{network.CreateRequest{Name: "x", EnableIPv4: &no}, "IPv4 or IPv6", errdefs.IsInvalidArgument},
 		{network.CreateRequest{Name: "x", IPAM: ipam(subnet("10.5.9.0/24", "", ""))}, "Pool overlaps with other one on this address space", errdefs.IsPermissionDenied},

@@ -74,6 +74,9 @@ func cut(p AddressPool, taken []netip.Prefix) (netip.Prefix, bool) {
 func (r *Room) ownSubnets() []netip.Prefix {
 	var all []netip.Prefix
 	for _, n := range r.nets {
+		if n.rec.ConfigOnly {
+			continue
+		}
 		for _, c := range n.rec.IPAM.Config {
 			all = append(all, c.Subnet)
 		}

@@ -254,6 +254,9 @@ func (r *Room) load(ctx context.Context) error {
 
 func newNet(rec record) (*net, error) {
 	n := &net{rec: rec}
+	if rec.ConfigOnly {
+		return n, nil // it has no addresses to give
+	}
 	for i, c := range rec.IPAM.Config {
 		p, err := newPool(c)
 		if err != nil {

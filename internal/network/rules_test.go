@@ -197,7 +197,9 @@ func TestBandwidthOfARunningContainer(t *testing.T) {
 	q := a.request("bridge")
 	q.Labels = map[string]string{labelBandwidthIn: "16mbit"}
 	ep := attach(t, r, q)[0]
-	qdiscs := func() string { return a.must("tc", "qdisc", "show", "dev", "eth0") + sh(t, "tc qdisc show dev "+ep.HostLink) }
+	qdiscs := func() string {
+		return a.must("tc", "qdisc", "show", "dev", "eth0") + sh(t, "tc qdisc show dev "+ep.HostLink)
+	}
 	for _, c := range []struct {
 		in, out, want string
 	}{{"", "8mbit", "rate 16Mbit rate 8Mbit"}, {"4mbit", "2mbit", "rate 4Mbit rate 2Mbit"}, {"none", "", ""}} {
