@@ -18,13 +18,11 @@ import (
 	"wharf/internal/archive"
 	"wharf/internal/config"
 	"wharf/internal/dockerapi"
-	"wharf/internal/driver"
 	"wharf/internal/driver/native"
 	"wharf/internal/host"
 	"wharf/internal/image"
 	"wharf/internal/lifecycle"
 	"wharf/internal/logs"
-	"wharf/internal/model"
 	"wharf/internal/network"
 	"wharf/internal/plan"
 	"wharf/internal/record"
@@ -87,6 +85,10 @@ func openRooms(ctx context.Context, c *config.Config, live *atomic.Pointer[confi
 		return nil, err
 	}
 	held.Push(containers.Close)
+	vms, err := openMachines(c)
+	if err != nil {
+		return nil, err
+	}
 	r.facts = <-facts
 	for _, w := range host.Warnings(r.facts) {
 		slog.Warn(strings.TrimPrefix(w, "WARNING: "))
@@ -94,7 +96,7 @@ func openRooms(ctx context.Context, c *config.Config, live *atomic.Pointer[confi
 	pf, pd := planFacts(r.facts, c), planDefaults(c, r.gateway(ctx))
 	r.engine, err = lifecycle.New(lifecycle.Options{
 		Images: r.images, Networks: r.networks, Volumes: r.volumes, Logs: logs.New(), Records: r.records, Archives: archive.New(),
-		Drivers: map[model.Isolation]driver.Driver{model.IsolationContainer: containers},
+		Drivers: drivers(containers, vms),
 		Facts:   pf, Defaults: pd, DataRoot: c.DataRoot, IDBase: c.IDBase, Devices: devices, CDI: r.cdi, Checks: r.checks(),
 		Trash: trashBounds(c),
 	})

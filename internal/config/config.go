@@ -86,6 +86,19 @@ type Config struct {
 	HTTPSProxy             string   `json:"https-proxy" flag:"https-proxy" help:"proxy for registries"`
 	NoProxy                string   `json:"no-proxy" flag:"no-proxy" help:"hosts that need none"`
 
+	DefaultIsolation string   `json:"default-isolation" flag:"default-isolation" help:"container or vm: what containers run in that name none"`
+	IsolationPolicy  []string `json:"isolation-policy" flag:"isolation-policy" help:"vm:label=KEY[=VALUE] or vm:network=NAME: what such containers run in, whatever they ask for"`
+	VM               bool     `json:"vm" flag:"vm" help:"containers may run in virtual machines"`
+	VMAccelerator    string   `json:"vm-accelerator" flag:"vm-accelerator" help:"auto, kvm (never emulate) or tcg (always emulate)"`
+	VMMemory         Size     `json:"vm-memory" flag:"vm-memory" help:"memory of a virtual machine without --memory"`
+	VMKernel         string   `json:"vm-kernel" flag:"vm-kernel" help:"kernel of virtual machines: a bzImage or vmlinux"`
+	VMModules        string   `json:"vm-modules" flag:"vm-modules" help:"directory of that kernel's modules"`
+	VMQemu           string   `json:"vm-qemu" flag:"vm-qemu" help:"path of qemu-system-x86_64"`
+	VMVirtiofsd      string   `json:"vm-virtiofsd" flag:"vm-virtiofsd" help:"path of virtiofsd"`
+	VMHolder         string   `json:"vm-holder" flag:"vm-holder" help:"path of wharf-vmm"`
+	VMGuest          string   `json:"vm-guest" flag:"vm-guest" help:"path of wharf-guest"`
+	VMDebug          bool     `json:"vm-debug" flag:"vm-debug" help:"virtual machines' kernels say more on their consoles"`
+
 	TrashMaxAge   string `json:"trash-max-age" flag:"trash-max-age" help:"how long removed containers and volumes can come back (24h); 0 turns the trash off" reload:"yes"`
 	TrashMaxSize  string `json:"trash-max-size" flag:"trash-max-size" help:"how much the trash may hold, as a part of the file system (10%) or bytes (20g); 0 turns it off" reload:"yes"`
 	TrashMaxCount int    `json:"trash-max-count" flag:"trash-max-count" help:"how many removed containers the trash may hold, beside a fifth of it for those with --rm, and how many volumes; 0 turns it off" reload:"yes"`
@@ -119,6 +132,7 @@ func Default() *Config {
 		DefaultShmSize: 64 << 20, DefaultIpcMode: "private", DefaultRuntime: "wharf", CgroupParent: "/wharf",
 		CDISpecDirs: []string{"/etc/cdi", "/var/run/cdi"},
 		IDBase:      1_000_000, MaxConcurrentDownloads: 3, MaxConcurrentUploads: 5,
+		DefaultIsolation: "container", VM: true, VMAccelerator: "auto", VMMemory: 512 << 20,
 		TrashMaxAge: "24h", TrashMaxSize: "10%", TrashMaxCount: 1000, TrashMinFree: "2%",
 		ShutdownTimeout: 15, LiveRestore: true,
 	}

@@ -8,7 +8,8 @@
 //	content/            blobs and half-finished ingests (containerd's content store)
 //	meta.db             names, labels, leases (containerd's metadata, bolt)
 //	layers/             unpacked layers (containerd's overlay snapshotter)
-//	containers/<id>/    one per prepared container: upper, work, and base, a
+//	disks/              EROFS images of chains, for instances with a kernel of their own
+//	containers/<id>/    one per prepared container: upper, work (disk: see erofs.go), and base, a
 //	                    symbolic link whose text is "<manifest digest>/<chain id>",
 //	                    and pin-<n>, such links for images that it mounts
 //	mounts/             where stopped containers are mounted for copies

@@ -74,6 +74,7 @@ func (c *collector) later() {
 		if err := c.run(ctx); err != nil {
 			c.s.log.WarnContext(ctx, "garbage collection", "err", err)
 		}
+		c.s.pruneDisks(ctx)
 	})
 }
 

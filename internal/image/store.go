@@ -100,6 +100,7 @@ type Store struct {
 	settings  atomic.Pointer[settings]
 
 	names sync.Mutex // one change of names at a time
+	disks sync.Mutex // one EROFS image is made at a time
 
 	mu       sync.Mutex // guards the caches below
 	resolved map[resolveKey]model.Image

@@ -163,6 +163,10 @@ func (f fakeImages) Prepare(_ context.Context, id model.ID, _ model.Image) error
 	return nil
 }
 
+func (f fakeImages) Disks(ctx context.Context, id model.ID) (model.Rootfs, error) {
+	return f.Rootfs(ctx, id)
+}
+
 func (f fakeImages) Rootfs(_ context.Context, id model.ID) (model.Rootfs, error) {
 	return model.Rootfs{Lower: []string{"/l"}, Upper: "/u/" + string(id), Work: "/w"}, f.w.step("rootfs")
 }

@@ -33,6 +33,8 @@ type images interface {
 	// Rootfs returns the directories of a prepared container. It costs no
 	// database write.
 	Rootfs(ctx context.Context, id model.ID) (model.Rootfs, error)
+	// Disks is Rootfs for instances that have disks instead of directories.
+	Disks(ctx context.Context, id model.ID) (model.Rootfs, error)
 	// Discard removes the writable layer; nothing there is no error.
 	Discard(ctx context.Context, id model.ID) error
 	// Prepared lists the IDs that have a writable layer, for sweeps.

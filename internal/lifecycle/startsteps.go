@@ -17,7 +17,11 @@ import (
 )
 
 func (s *starter) rootfs(ctx context.Context, r *run) (err error) {
-	r.rootfs, err = s.images.Rootfs(ctx, r.e.id)
+	get := s.images.Rootfs
+	if d, ok := r.drv.(disker); ok && d.RootAsDisk() {
+		get = s.images.Disks
+	}
+	r.rootfs, err = get(ctx, r.e.id)
 	return wrap(err, "root file system of %s", r.e.id.Short())
 }
 

@@ -27,9 +27,9 @@ func TestRefused(t *testing.T) {
 		kind string
 		text string
 	}{
-		{container.HostConfig{Isolation: "vm"}, "notimplemented", `isolation "vm" is not there yet`},
+		{container.HostConfig{Isolation: "vm"}, "notimplemented", `isolation vm is switched off`},
 		{container.HostConfig{Isolation: "hyperv"}, "invalid", "invalid isolation 'hyperv' on linux"},
-		{container.HostConfig{Runtime: "vm"}, "notimplemented", "microVMs"},
+		{container.HostConfig{Runtime: "vm"}, "notimplemented", "isolation vm is switched off"},
 		{container.HostConfig{Runtime: "kata"}, "invalid", "unknown or invalid runtime name: kata"},
 		{container.HostConfig{AutoRemove: true, RestartPolicy: container.RestartPolicy{Name: "always"}}, "invalid", "can't create 'AutoRemove' container with restart policy"},
 		{container.HostConfig{RestartPolicy: container.RestartPolicy{Name: "sometimes"}}, "invalid", "unknown policy 'sometimes'"},

@@ -2,7 +2,6 @@ package plan
 
 import (
 	"path"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -61,6 +60,7 @@ func Create(in CreateInput, f Facts, d Defaults) (model.Container, []string, err
 		cr.checkConfig,
 		cr.resources,
 		cr.modes,
+		cr.machine,
 		cr.inherited,
 		cr.ids,
 		cr.security,
@@ -110,28 +110,6 @@ func CheckName(name string) error {
 }
 
 func (cr *creation) name() error { return CheckName(cr.in.Name) }
-
-// isolation knows one so far.
-func (cr *creation) isolation() error {
-	switch iso := strings.ToLower(string(cr.hc.Isolation)); iso {
-	case "", "default", string(model.IsolationContainer):
-	case string(model.IsolationVM):
-		return notImplemented("isolation %q is not there yet: this version runs containers only; leave --isolation out", iso)
-	default:
-		return invalid("invalid isolation '%s' on linux; use \"default\" or \"container\"", cr.hc.Isolation)
-	}
-	switch name := cr.hc.Runtime; {
-	case name == "" || name == cr.d.Runtime || slices.Contains(cr.d.Runtimes, name):
-		if name == "" {
-			cr.hc.Runtime = cr.d.Runtime
-		}
-	case name == string(model.IsolationVM):
-		return notImplemented("runtime %q (microVMs) is not there yet: this version runs containers only; leave --runtime out", name)
-	default:
-		return invalid("unknown or invalid runtime name: %s", name)
-	}
-	return nil
-}
 
 // checkRequest checks what needs nothing but the request.
 func (cr *creation) checkRequest() error {

@@ -4,13 +4,24 @@ import (
 	"github.com/moby/moby/api/types/blkiodev"
 	"github.com/moby/moby/api/types/container"
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"wharf/internal/model"
 )
 
 // limits writes the cgroup's limits and the devices.
 func (s *starting) limits() error {
-	devs, rules, err := specDevices(s.hc, s.in.Lookup)
+	hc := s.hc
+	everything := hc.Privileged && s.c.Isolation == model.IsolationVM
+	if everything { // all of its own kernel's devices, none of this host's
+		c := *hc
+		c.Privileged, hc = false, &c
+	}
+	devs, rules, err := specDevices(hc, s.in.Lookup)
 	if err != nil {
 		return err
+	}
+	if everything {
+		rules = []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
 	}
 	r, err := Resources(s.hc.Resources, s.in.Lookup)
 	if err != nil {

@@ -152,6 +152,9 @@ func (cr *creation) lookup(ref string) (model.Container, error) {
 func (cr *creation) ids() error {
 	hc := cr.hc
 	host := cr.d.UsernsHost || hc.UsernsMode.IsHost() || hc.Privileged
+	if cr.vm() { // QEMU's own ids; the guest's root is root of its kernel anyway
+		host = false
+	}
 	if !host && !cr.f.UserNS {
 		cr.warnf("This machine cannot give the container a user namespace: root inside is root of the host. See `wharf doctor`.")
 		host = true

@@ -53,6 +53,9 @@ type Defaults struct {
 	Ulimits        map[string]*container.Ulimit
 	Runtime        string                 // name of the default runtime, shown by inspect: "wharf"
 	Runtimes       []string               // further names that mean the same: "runc", "io.containerd.runc.v2"
+	Isolation      model.Isolation        // of requests that name none: "" is container
+	IsolationRules []IsolationRule        // who has to have another one, whatever the request says; the first that fits
+	VM             bool                   // isolation vm is there
 	IpcMode        container.IpcMode      // "private"
 	CgroupnsMode   container.CgroupnsMode // "" decides by the cgroup version
 	Init           bool

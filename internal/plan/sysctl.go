@@ -36,6 +36,7 @@ func (cr *creation) sysctls() error {
 			}
 		case key == "kernel.hostname":
 			return invalid("sysctl %q conflicts with OCI \"hostname\"; use --hostname", raw)
+		case cr.vm(): // its kernel is its own
 		default:
 			return invalid("sysctl %q is not in a separate kernel namespace", raw)
 		}

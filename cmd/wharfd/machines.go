@@ -1,0 +1,61 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"wharf/internal/config"
+	"wharf/internal/driver"
+	"wharf/internal/driver/qemu"
+	"wharf/internal/driver/qemu/boot"
+	"wharf/internal/model"
+	"wharf/internal/plan"
+)
+
+// openMachines makes the driver of virtual machines; nil without one. What it
+// needs of the host (QEMU, a kernel) is looked for at the first start.
+func openMachines(c *config.Config) (*qemu.Driver, error) {
+	if !c.VM {
+		return nil, nil
+	}
+	if _, err := os.Stat(c.VMHolder); errors.Is(err, os.ErrNotExist) {
+		slog.Info("no virtual machines: wharf-vmm is not installed", "file", c.VMHolder)
+		c.VM = false
+		return nil, nil
+	}
+	return qemu.New(qemu.Options{
+		VMM: c.VMHolder, QEMU: c.VMQemu, Virtiofsd: c.VMVirtiofsd,
+		ExecRoot: c.ExecRoot, CgroupParent: strings.TrimPrefix(c.CgroupParent, "/"),
+		Boot:   boot.New(boot.Options{Dir: filepath.Join(c.DataRoot, "vm", "boot"), Agent: c.VMGuest, Kernel: c.VMKernel, Modules: c.VMModules}),
+		Accel:  accelerator(c),
+		Memory: int64(c.VMMemory), IDs: model.IDRange{Host: c.IDBase, Size: 65536}, Debug: c.VMDebug,
+	})
+}
+
+// accelerator says what machines run on.
+func accelerator(c *config.Config) func(context.Context) (string, string, error) {
+	return func(context.Context) (string, string, error) { return "tcg", "", nil }
+}
+
+func drivers(containers driver.Driver, vms *qemu.Driver) map[model.Isolation]driver.Driver {
+	all := map[model.Isolation]driver.Driver{model.IsolationContainer: containers}
+	if vms != nil {
+		all[model.IsolationVM] = vms
+	}
+	return all
+}
+
+// isolationRules is the configuration's isolation-policy, checked there.
+func isolationRules(c *config.Config) (out []plan.IsolationRule) {
+	for _, p := range c.IsolationPolicy {
+		iso, label, network, err := config.ParsePolicy(p)
+		if err == nil {
+			out = append(out, plan.IsolationRule{Isolation: model.Isolation(iso), Label: label, Network: network})
+		}
+	}
+	return out
+}

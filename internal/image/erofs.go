@@ -1,0 +1,162 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+
+	"wharf/internal/model"
+)
+
+// Instances with a kernel of their own get disks instead of directories:
+//
+//	disks/<chain id>.erofs   all layers of a chain, merged, read-only; made at
+//	                         the first use and shared by all who use it
+//	containers/<id>/disk     a sparse ext4 image, the writable layer
+//
+// The merged tree is what a container would see as its root: whiteouts and
+// opaque directories are worked in, by the kernel's overlayfs.
+
+// writableSize is how large a writable disk looks; it takes what is written.
+const writableSize = 64 << 30
+
+// Disks implements lifecycle's images: Rootfs for instances that have disks.
+func (s *Store) Disks(ctx context.Context, id model.ID) (model.Rootfs, error) {
+	r, err := s.Rootfs(ctx, id)
+	if err != nil {
+		return r, err
+	}
+	b, err := s.base(id)
+	if err != nil {
+		return r, err
+	}
+	if r.Disk, err = s.chainDisk(ctx, b.chain, r.Lower); err != nil {
+		return r, fmt.Errorf("disk of the image of %s: %w", id.Short(), err)
+	}
+	r.Writable = s.path("containers", string(id), "disk")
+	if err := s.writableDisk(ctx, r.Writable); err != nil {
+		return r, fmt.Errorf("writable disk of %s: %w", id.Short(), err)
+	}
+	return r, nil
+}
+
+// diskName is where a chain's disk is.
+func (s *Store) diskName(chain digest.Digest) string {
+	name := "empty"
+	if chain != "" {
+		name = chain.Encoded()
+	}
+	return s.path("disks", name+".erofs")
+}
+
+// chainDisk makes the image of a chain, once.
+func (s *Store) chainDisk(ctx context.Context, chain digest.Digest, dirs []string) (string, error) {
+	at := s.diskName(chain)
+	if _, err := os.Stat(at); err == nil {
+		return at, nil
+	}
+	s.disks.Lock() // one at a time: each fills a processor and the disk's queue
+	defer s.disks.Unlock()
+	if _, err := os.Stat(at); err == nil {
+		return at, nil
+	}
+	if err := os.MkdirAll(filepath.Dir(at), 0o700); err != nil {
+		return "", err
+	}
+	dir, done := dirs[0], func() error { return nil }
+	if len(dirs) > 1 {
+		var err error
+		if dir, done, err = s.merged(at, dirs); err != nil {
+			return "", err
+		}
+	}
+	err := writeDisk(ctx, dir, at)
+	return at, errors.Join(err, done())
+}
+
+// merged mounts the layers read-only.
+func (s *Store) merged(at string, dirs []string) (string, func() error, error) {
+	dir := filepath.Join(s.mounts.dir, filepath.Base(at))
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return "", nil, err
+	}
+	if err := mountLayers(dir, dirs); err != nil {
+		_ = os.Remove(dir)
+		return "", nil, err
+	}
+	return dir, func() error { return detach(dir) }, nil
+}
+
+// writeDisk writes the tree below dir as an EROFS image, whole or not at all.
+func writeDisk(ctx context.Context, dir, at string) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(at), "new-")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(f.Name())
+		}
+	}()
+	if err = writeErofs(ctx, f, dir); err == nil {
+		err = f.Chmod(0o600)
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), at)
+}
+
+// writableDisk makes an empty ext4 in a sparse file.
+func (s *Store) writableDisk(ctx context.Context, at string) error {
+	if _, err := os.Stat(at); err == nil {
+		return nil
+	}
+	mkfs, err := exec.LookPath("mkfs.ext4")
+	if err != nil {
+		if mkfs, err = exec.LookPath("/usr/sbin/mkfs.ext4"); err != nil {
+			return model.Refuse(errdefs.ErrUnavailable, "isolation vm needs mkfs.ext4 for its writable layer: apt-get install e2fsprogs")
+		}
+	}
+	tmp := at + ".new"
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_RDWR|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(f.Truncate(writableSize), f.Close())
+	if err != nil {
+		return err
+	}
+	// No journal to write at first, few inode tables to zero: 64 GiB in a few
+	// megabytes. The guest's kernel does the rest lazily.
+	c := exec.CommandContext(ctx, mkfs, "-q", "-F", "-m", "0", "-i", "65536", "-J", "size=16",
+		"-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", "-O", "^resize_inode,sparse_super2", tmp)
+	if out, err := c.CombinedOutput(); err != nil {
+		_ = os.Remove(tmp)
+		return fmt.Errorf("mkfs.ext4: %w: %s", err, strings.TrimSpace(string(out)))
+	}
+	return os.Rename(tmp, at)
+}
+
+// pruneDisks removes the disks of chains that are gone. Who still has one open
+// keeps it.
+func (s *Store) pruneDisks(ctx context.Context) {
+	es, _ := os.ReadDir(s.path("disks"))
+	for _, e := range es {
+		name, ok := strings.CutSuffix(e.Name(), ".erofs")
+		if !ok || name == "empty" {
+			continue
+		}
+		if _, err := s.snaps.Stat(ctx, digest.NewDigestFromEncoded(digest.SHA256, name).String()); errdefs.IsNotFound(err) {
+			_ = os.Remove(s.path("disks", e.Name()))
+		}
+	}
+}
