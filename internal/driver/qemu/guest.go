@@ -90,9 +90,7 @@ func inGuest(b *model.Bundle) (*guest, error) {
 	process.SelinuxLabel, process.ApparmorProfile = "", ""
 	linux.Namespaces = guestNamespaces(b.Spec.Linux.Namespaces)
 	linux.Resources = guestResources(b.Spec.Linux.Resources)
-	if linux.Sysctl = maps.Clone(linux.Sysctl); linux.Sysctl["net.ipv4.ping_group_range"] != "" {
-		linux.Sysctl["net.ipv4.ping_group_range"] = "0 2147483647" // every id exists inside
-	}
+	g.sysctls(&linux)
 	if len(linux.Devices) > 0 {
 		linux.Devices = slices.Clone(linux.Devices)
 	}
@@ -244,4 +242,25 @@ func oneInterface(ep *model.Endpoint, gateway4, gateway6 *bool) (guestapi.Interf
 		x.Routes, *gateway6 = append(x.Routes, guestapi.Route{Gateway: s.IPv6Gateway.String()}), false
 	}
 	return x, nil
+}
+
+// sysctls splits the settings: those of namespaces go with the process, the
+// others are the machine's.
+func (g *guest) sysctls(l *specs.Linux) {
+	l.Sysctl = maps.Clone(l.Sysctl)
+	if l.Sysctl["net.ipv4.ping_group_range"] != "" {
+		l.Sysctl["net.ipv4.ping_group_range"] = "0 2147483647" // every id exists inside
+	}
+	for k, v := range l.Sysctl {
+		switch {
+		case strings.HasPrefix(k, "net."), strings.HasPrefix(k, "fs.mqueue."), strings.HasPrefix(k, "kernel.msg"), strings.HasPrefix(k, "kernel.sem"),
+			strings.HasPrefix(k, "kernel.shm"), k == "kernel.domainname":
+		default:
+			if g.boot.Sysctls == nil {
+				g.boot.Sysctls = map[string]string{}
+			}
+			g.boot.Sysctls[k] = v
+			delete(l.Sysctl, k)
+		}
+	}
 }

@@ -15,7 +15,7 @@ import (
 )
 
 // generation changes when the same inputs give another initramfs or image.
-const generation = 1
+const generation = 2
 
 // keptImages is how many digests stay on disk: the present one, and the one
 // before it for a machine that is just being started from it.
@@ -145,7 +145,7 @@ func (m *Maker) make(k Kernel, modules []module, dir string) error {
 // writeFile writes a file and syncs it: a power cut must not leave half a
 // kernel under a digest.
 func writeFile(path string, write func(io.Writer) error) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return err
 	}
