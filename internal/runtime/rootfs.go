@@ -207,7 +207,9 @@ func (m *rootMaker) overlay(r *Root) (int, error) {
 		}
 	}
 	err = m.asRoot(mount(lowerOneByOne))
-	if errors.Is(err, errOneByOne) {
+	// A kernel whose overlay has not the new interface at all (before Linux
+	// 6.5) takes any option and refuses the whole at the end.
+	if errors.Is(err, errOneByOne) || errors.Is(err, unix.EINVAL) {
 		err = atFDs(func() error { return m.asRoot(mount(lowerAtOnce)) })
 	}
 	if err != nil {
