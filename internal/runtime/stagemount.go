@@ -286,6 +286,9 @@ func (s *stage) maskOne(p string, empty, null *int) error {
 		if err != nil {
 			return err
 		}
+		if isDir { // what is attached nowhere cannot be cloned before Linux 6.15
+			return attach(*from, fd)
+		}
 	}
 	tree, err := unix.OpenTree(*from, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
 	if err != nil {
