@@ -149,12 +149,9 @@ func (d *daemon) claim(held *undo.Stack) error {
 		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 			return fmt.Errorf("another wharfd%s uses %s; end it first, or give this one another --data-root and --exec-root", owner(f), dir)
 		}
-		if err := f.Truncate(0); err != nil {
-			return err
-		}
-		if _, err := f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0); err != nil {
-			return err
-		}
+		// Who has it is for people: a full disk is no reason not to start.
+		_ = f.Truncate(0)
+		_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
 	}
 	return d.pidfile(held)
 }

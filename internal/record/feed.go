@@ -35,7 +35,7 @@ type feed struct {
 // only a directory that cannot be written is an error.
 func openFeed(path string) (*feed, error) {
 	f := &feed{}
-	file, _, err := openLog(path, time.Now(), func(payload []byte) {
+	file, _, err := openLog(path, time.Now(), false, func(payload []byte) {
 		var m events.Message
 		if json.Unmarshal(payload, &m) == nil {
 			f.add(m)

@@ -32,21 +32,29 @@ type logFile struct {
 	gen    int   // counts replace, so that sync does not take an old file for the new
 }
 
-// openLog opens or makes the file and hands every payload in it to f. What it
-// had to leave out comes back as damage, "" if nothing.
-func openLog(path string, now time.Time, f func(payload []byte)) (l *logFile, damage string, err error) {
+// opened is what openLog had to leave out.
+type opened struct {
+	damage string // for a person; "" if nothing
+	holes  bool   // there is something unreadable between what is good: write it anew (replace)
+}
+
+// openLog opens or makes the file and hands every payload in it to f. It
+// writes nothing that is needed: a daemon has to start on a full disk too, so
+// a damaged file goes on being appended to until it can be written anew. With
+// keep a second name is given to it first, for a person to look at.
+func openLog(path string, now time.Time, keep bool, f func(payload []byte)) (l *logFile, o opened, err error) {
 	l = &logFile{path: path}
 	data, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return l, "", l.create()
+		return l, o, l.create()
 	}
 	if err != nil {
-		return nil, "", err
+		return nil, o, err
 	}
 	if len(data) == 0 { // made, and killed before the header
-		return l, "", l.create()
+		return l, o, l.create()
 	}
-	s := scan{tail: int64(len(data))}
+	s := scan{}
 	if len(data) >= len(fileHeader) && string(data[:len(fileHeader)]) == fileHeader {
 		s = readFrames(data[len(fileHeader):], int64(len(fileHeader)), f)
 	} else {
@@ -54,25 +62,29 @@ func openLog(path string, now time.Time, f func(payload []byte)) (l *logFile, da
 		s = readFrames(data, 0, f)
 		s.skipped++
 	}
-	if s.skipped > 0 {
-		// What is good is written anew by the owner (replace).
-		aside := path + ".damaged-" + now.UTC().Format("20060102T150405.000000000")
-		if err := os.Rename(path, aside); err != nil {
-			return nil, "", err
-		}
-		damage = fmt.Sprintf("%s was damaged: %d objects could be read, %d bytes could not; the damaged file is kept as %s",
-			path, s.frames, s.skipped+s.tail, aside)
-		return l, damage, l.create()
-	}
-	if s.tail > 0 {
-		damage = fmt.Sprintf("%s ended in the middle of a change (%d bytes, never acknowledged or lost in a power cut); cut off", path, s.tail)
-	}
 	l.file, err = os.OpenFile(path, os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, "", err
+		return nil, o, err
+	}
+	switch {
+	case s.skipped > 0:
+		o.holes = true
+		l.size = int64(len(data)) // readers skip what is no frame
+		o.damage = fmt.Sprintf("%s was damaged: %d objects could be read, %d bytes could not", path, s.frames, s.skipped+s.tail)
+		if keep {
+			aside := path + ".damaged-" + now.UTC().Format("20060102T150405.000000000")
+			if err := os.Link(path, aside); err != nil {
+				o.damage += fmt.Sprintf("; the damaged file could not be kept: %v", err)
+			} else {
+				o.damage += "; the damaged file is kept as " + aside
+			}
+		}
+		return l, o, nil
+	case s.tail > 0:
+		o.damage = fmt.Sprintf("%s ended in the middle of a change (%d bytes, never acknowledged or lost in a power cut); cut off", path, s.tail)
 	}
 	l.size, l.dirty = s.end, s.tail > 0
-	return l, damage, l.repair()
+	return l, o, l.repair()
 }
 
 // create makes the file with its header.

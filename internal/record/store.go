@@ -46,7 +46,7 @@ func Open(dir string) (*Store, error) {
 	}
 	s := &Store{tables: make(map[string]map[string]json.RawMessage)}
 	var bad int
-	log, damage, err := openLog(filepath.Join(dir, "record.log"), time.Now(), func(payload []byte) {
+	log, o, err := openLog(filepath.Join(dir, "record.log"), time.Now(), true, func(payload []byte) {
 		var e entry
 		if json.Unmarshal(payload, &e) != nil {
 			bad++
@@ -58,11 +58,12 @@ func Open(dir string) (*Store, error) {
 		return nil, fmt.Errorf("record: %w", err)
 	}
 	s.log = log
-	if damage != "" {
-		s.note(damage)
+	if o.damage != "" {
+		s.note(o.damage)
+	}
+	if o.holes {
 		if err := s.pack(); err != nil {
-			_ = log.close()
-			return nil, fmt.Errorf("record: write what could be read: %w", err)
+			s.note(fmt.Sprintf("%s could not be written anew and goes on as it is: %v", log.path, err))
 		}
 	}
 	if bad > 0 {
