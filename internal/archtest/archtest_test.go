@@ -68,6 +68,7 @@ var mayImport = map[string][]string{
 	"cmd/wharfd":        {"internal", "api"},
 	"cmd/wharf":         nil, // HTTP only
 	"cmd/wharf-monitor": {"internal/monitor", "internal/runtime"},
+	"cmd/wharf-logger":  {"internal/logs"},
 	"cmd/wharf-oci":     {"internal/model", "internal/monitor", "internal/runtime", "internal/runtime/prepare", "internal/undo"},
 	"cmd/wharf-vmm":     {"internal/driver/qemu/accel", "internal/runtime", "internal/vmm"},
 	"cmd/wharf-guest":   {"internal/guest", "internal/runtime"},

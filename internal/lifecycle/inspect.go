@@ -41,7 +41,7 @@ func (s inspector) describe(ctx context.Context, c *model.Container, execs []str
 		ID: string(c.ID), Created: c.Created.Format(time.RFC3339Nano), Path: path, Args: args,
 		State: stateOf(c.State), Image: c.Image.ID.String(),
 		ResolvConfPath: filepath.Join(net, "resolv.conf"), HostnamePath: filepath.Join(net, "hostname"), HostsPath: filepath.Join(net, "hosts"),
-		LogPath: s.plan.Log(*c).Path, Name: "/" + c.Name, RestartCount: c.RestartCount,
+		LogPath: logPath(s.plan.Log(*c)), Name: "/" + c.Name, RestartCount: c.RestartCount,
 		Driver: storageDriver, Platform: "linux", ProcessLabel: c.ProcessLabel, MountLabel: c.MountLabel,
 		ExecIDs: execs, HostConfig: &host, Config: &cfg,
 		GraphDriver: s.graph(ctx, c),
@@ -108,4 +108,13 @@ func stateOf(s model.State) *container.State {
 		out.Health = &h
 	}
 	return out
+}
+
+// logPath is what Docker tells of a log's place: that of json-file, which
+// others read, and no other.
+func logPath(p model.LogPlan) string {
+	if p.Driver != "json-file" {
+		return ""
+	}
+	return p.Path
 }

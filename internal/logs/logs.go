@@ -7,7 +7,7 @@
 //
 // Nothing but descriptors of files that it reads. LogPlan.Path, the rotated
 // Path.1 (the youngest), Path.2, ... and their ".gz" belong to the writer
-// until Remove.
+// until Remove, and Path.sent to package ship.
 //
 // # Invariants
 //
@@ -45,10 +45,10 @@ func New() *Room { return &Room{} }
 // that was not begun yet is empty.
 func (*Room) Read(ctx context.Context, p model.LogPlan, r model.LogsRequest, done <-chan struct{}) (model.LogReader, error) {
 	var f format
-	switch p.Driver {
-	case logopts.JSONFile:
+	switch {
+	case p.Driver == logopts.JSONFile:
 		f = jsonFormat{}
-	case logopts.Local:
+	case p.Driver == logopts.Local, logopts.Cached(p.Driver) && p.Path != "":
 		f = &localFormat{}
 	default:
 		return nil, errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("configured logging driver does not support reading (%s)", p.Driver))
@@ -97,7 +97,7 @@ func siblings(path string) ([]string, error) {
 			continue
 		}
 		number := strings.TrimSuffix(strings.TrimSuffix(rest, ".tmp"), ".gz")
-		if rest == "" || isNumber(number) {
+		if rest == "" || isNumber(number) || rest == ".sent" {
 			out = append(out, filepath.Join(filepath.Dir(path), e.Name()))
 		}
 	}

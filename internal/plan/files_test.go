@@ -141,7 +141,11 @@ func TestLog(t *testing.T) {
 		t.Errorf("%+v", p)
 	}
 	c.HostConfig.LogConfig = container.LogConfig{Type: "syslog"}
-	if p := Log(c, defaults()); p.Tag != "0123456789ab" || p.Path != "" {
+	if p := Log(c, defaults()); p.Tag != "0123456789ab" || p.Path != "/var/lib/wharf/containers/"+string(testID)+"/container-cached.log" {
+		t.Errorf("%+v", p)
+	}
+	c.HostConfig.LogConfig.Config = map[string]string{"cache-disabled": "true"}
+	if p := Log(c, defaults()); p.Path != "" {
 		t.Errorf("%+v", p)
 	}
 }

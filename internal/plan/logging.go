@@ -8,6 +8,8 @@ import (
 	"strings"
 	"text/template"
 
+	"github.com/moby/moby/api/types/container"
+
 	"wharf/internal/logs/logopts"
 	"wharf/internal/model"
 )
@@ -59,11 +61,10 @@ func Log(c model.Container, d Defaults) model.LogPlan {
 		ContainerName: c.Name,
 		ImageName:     c.ImageRef,
 	}
-	switch l.Type {
-	case logopts.JSONFile:
-		p.Path = path.Join(d.ContainersDir, string(c.ID), string(c.ID)+"-json.log")
-	case logopts.Local:
-		p.Path = path.Join(d.ContainersDir, string(c.ID), "container.log")
+	p.Path = logPath(c, l, d)
+	if logopts.Cached(l.Type) {
+		p.ImageID, p.Created = string(c.Image.ID), c.Created
+		p.Command = strings.Join(slices.Concat(c.Config.Entrypoint, c.Config.Cmd), " ")
 	}
 	tag, named := l.Config["tag"]
 	switch {
@@ -81,6 +82,23 @@ func Log(c model.Container, d Defaults) model.LogPlan {
 		p.Attrs["tag"] = expanded
 	}
 	return p
+}
+
+// logPath is the file that output is written to, or copied to on its way
+// elsewhere.
+func logPath(c model.Container, l container.LogConfig, d Defaults) string {
+	dir := path.Join(d.ContainersDir, string(c.ID))
+	switch {
+	case l.Type == logopts.JSONFile:
+		return path.Join(dir, string(c.ID)+"-json.log")
+	case l.Type == logopts.Local:
+		return path.Join(dir, "container.log")
+	case logopts.Cached(l.Type):
+		if cache, err := logopts.ParseCache(l.Config); err == nil && !cache.Disabled {
+			return path.Join(dir, "container-cached.log")
+		}
+	}
+	return ""
 }
 
 // logAttrs chooses the labels and variables that go with each entry.

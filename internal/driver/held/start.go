@@ -23,6 +23,7 @@ import (
 type logPlan struct {
 	model.LogPlan
 	ContainerID string `json:"containerId"`
+	Logger      string `json:"logger"` // path of wharf-logger, beside the monitor
 }
 
 // Start starts b's process: one exec of the monitor, which executes itself
@@ -151,7 +152,7 @@ func (d *Driver) message(ctx context.Context, b *model.Bundle, s *sandbox) (_ []
 	if err != nil {
 		return nil, files, err
 	}
-	plan := logPlan{b.Log, string(b.ID)}
+	plan := logPlan{b.Log, string(b.ID), filepath.Join(filepath.Dir(d.opts.Monitor), "wharf-logger")}
 	if err := resolveSyslog(ctx, &plan.LogPlan); err != nil {
 		return nil, files, err
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -16,7 +17,7 @@ import (
 // monitor has no resolver, which would double its size.
 func resolveSyslog(ctx context.Context, p *model.LogPlan) error {
 	const option = "syslog-address"
-	network, hostport, ok := cutScheme(p.Options[option])
+	hostport, ok := strings.CutPrefix(p.Options[option], "udp://") // over tcp wharf-logger sends, which has one
 	if p.Driver != "syslog" || !ok {
 		return nil
 	}
@@ -34,16 +35,6 @@ func resolveSyslog(ctx context.Context, p *model.LogPlan) error {
 		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("log-opt %s: look up %s: %v", option, host, err))
 	}
 	p.Options = maps.Clone(p.Options)
-	p.Options[option] = network + "://" + net.JoinHostPort(addrs[0].String(), port)
+	p.Options[option] = "udp://" + net.JoinHostPort(addrs[0].String(), port)
 	return nil
-}
-
-// cutScheme splits "udp://host:port"; ok only for udp and tcp.
-func cutScheme(s string) (network, rest string, ok bool) {
-	for _, n := range []string{"udp", "tcp"} {
-		if len(s) > len(n)+3 && s[:len(n)+3] == n+"://" {
-			return n, s[len(n)+3:], true
-		}
-	}
-	return "", "", false
 }

@@ -25,7 +25,7 @@ type journalSink struct {
 	cut   [3]int
 }
 
-func openJournald(p Plan, lose loser) (sink, error) {
+func openJournald(p Plan, lose loser) (sender, error) {
 	j := &journalSink{lose: lose, to: &collector{addr: logopts.Address{Network: "unixgram", Addr: journalSocket}, fd: -1}}
 	if err := j.to.dial(); err != nil {
 		return nil, fmt.Errorf("journald is not running here: %w", err)

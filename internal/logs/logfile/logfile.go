@@ -59,7 +59,11 @@ type Plan struct {
 	Tag           string            `json:"tag,omitempty"`
 	ContainerName string            `json:"containerName,omitempty"`
 	ImageName     string            `json:"imageName,omitempty"`
+	ImageID       string            `json:"imageId,omitempty"`
+	Command       string            `json:"command,omitempty"`
+	Created       time.Time         `json:"created,omitzero"`
 	ContainerID   string            `json:"containerId,omitempty"`
+	Logger        string            `json:"logger,omitempty"` // path of wharf-logger
 }
 
 // The streams, by their numbers in Docker's multiplexed stream.
@@ -143,12 +147,10 @@ func Open(p Plan) (*Log, error) {
 		l.sink, err = openJSON(p, l.lose)
 	case logopts.Local:
 		l.sink, err = openLocal(p, l.lose)
-	case logopts.Syslog:
-		l.sink, err = openSyslog(p, l.lose)
-	case logopts.Journald:
-		l.sink, err = openJournald(p, l.lose)
 	case logopts.None:
 		l.sink = none{}
+	default:
+		l.sink, err = openRemote(p, l.lose)
 	}
 	if err != nil {
 		return nil, err

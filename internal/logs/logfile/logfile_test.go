@@ -189,57 +189,80 @@ func TestSyslog(t *testing.T) {
 	}
 }
 
-// A collector on TCP that goes and comes again: the gap is told.
-func TestSyslogReconnects(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := ln.Addr().String()
-	l := open(t, Plan{Driver: "syslog", Tag: "tag", Options: map[string]string{"syslog-address": "tcp://" + addr}})
-	defer l.Close()
-	c, err := ln.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = ln.Close()
-	_ = c.Close()
-	for i := 0; l.State().Gaps == 0 && i < 100; i++ {
-		l.Write(Stderr, []byte("lost\n"))
-		time.Sleep(10 * time.Millisecond)
-	}
-	if s := l.State(); s.LostLines == 0 {
-		t.Fatalf("state %+v", s)
-	}
-	if ln, err = net.Listen("tcp", addr); err != nil {
-		t.Skipf("the port was taken meanwhile: %v", err)
-	}
-	defer ln.Close()
-	time.Sleep(retryTime)
-	l.Write(Stdout, []byte("again\n"))
-	if c, err = ln.Accept(); err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
-	buf := make([]byte, 4000)
-	n := 0
-	for !bytes.Contains(buf[:n], []byte("again\n")) {
-		m, err := c.Read(buf[n:])
-		if err != nil {
-			break
-		}
-		n += m
-	}
-	if !strings.Contains(string(buf[:n]), "were lost from") || !strings.Contains(string(buf[:n]), "again\n") {
-		t.Errorf("read %q", buf[:n])
+func TestSyslogNobodyThere(t *testing.T) {
+	_, err := Open(Plan{Driver: "syslog", Path: filepath.Join(t.TempDir(), "copy"), Options: map[string]string{"syslog-address": "unix:///nowhere/at/all"}})
+	if err == nil || !strings.Contains(err.Error(), "/nowhere/at/all") {
+		t.Errorf("%v", err)
 	}
 }
 
-func TestSyslogNobodyThere(t *testing.T) {
-	_, err := Open(Plan{Driver: "syslog", Options: map[string]string{"syslog-address": "unix:///nowhere/at/all"}})
-	if err == nil || !strings.Contains(err.Error(), "/nowhere/at/all") {
-		t.Errorf("%v", err)
+// What is sent by datagram is kept, too, unless that is not wanted.
+func TestCopy(t *testing.T) {
+	for _, disabled := range []string{"false", "true"} {
+		conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(t.TempDir(), "copy")
+		p := Plan{Driver: "syslog", ContainerID: "0123456789abcdef", Path: path, Attrs: map[string]string{"a": "b"},
+			Options: map[string]string{"syslog-address": "udp://" + conn.LocalAddr().String(), "cache-disabled": disabled}}
+		if disabled == "true" {
+			p.Path = ""
+		}
+		l := open(t, p)
+		l.Write(Stderr, []byte("hello\n"))
+		_ = l.Close()
+		b, err := os.ReadFile(path)
+		if disabled == "true" {
+			if err == nil {
+				t.Error("a copy was kept")
+			}
+		} else if a, n, err := DecodeRecord(b); err != nil || a.Attrs["a"] != "b" {
+			t.Errorf("%+v %v", a, err)
+		} else if r, _, err := DecodeRecord(b[n:]); err != nil || string(r.Line) != "hello" || r.Stream != Stderr {
+			t.Errorf("%+v %v", r, err)
+		}
+		_ = conn.Close()
+	}
+}
+
+// The process that sends: its answers, its end, and that it is started again.
+func TestShipper(t *testing.T) {
+	dir := t.TempDir()
+	script := func(text string) string {
+		p := filepath.Join(dir, "logger")
+		if err := os.WriteFile(p, []byte("#!/bin/sh\n"+text), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	p := Plan{Driver: "gelf", ContainerID: "0123456789abcdef", Path: filepath.Join(dir, "copy"), Options: map[string]string{"gelf-address": "tcp://h:1"}}
+	for text, want := range map[string]string{"echo no way": "no way", "exit 1": "does not answer", "echo half; printf x": "half"} {
+		p.Logger = script(text)
+		if _, err := Open(p); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	p.Logger = script("read plan; echo \"$plan\" >>" + dir + "/plans; echo ok; [ $(wc -l <" + dir + "/plans) = 1 ] && exit; cat; echo end >>" + dir + "/plans")
+	l := open(t, p)
+	lines := func(n int) string {
+		for range 500 {
+			b, _ := os.ReadFile(dir + "/plans")
+			if strings.Count(string(b), "\n") >= n {
+				return string(b)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		t.Fatalf("not %d lines", n)
+		return ""
+	}
+	if got := lines(2); !strings.Contains(got, `"driver":"gelf"`) {
+		t.Error(got)
+	}
+	l.Write(Stdout, []byte("x\n"))
+	_ = l.Close()
+	if got := lines(3); !strings.HasSuffix(got, "end\n") {
+		t.Error(got)
 	}
 }
 

@@ -17,27 +17,37 @@ const (
 // localSockets are where a machine's own syslog daemon listens.
 var localSockets = []string{"/dev/log", "/var/run/syslog", "/var/run/log"}
 
-// syslogSink sends each line as a message.
-type syslogSink struct {
+// SyslogFormat makes messages of lines.
+type SyslogFormat struct {
 	opts logopts.SyslogOptions
 	host string
 	tag  string
 	pid  string
+}
+
+// NewSyslogFormat is the format that the plan's options ask for.
+func NewSyslogFormat(p Plan, o logopts.SyslogOptions) *SyslogFormat {
+	host, err := os.Hostname()
+	if err != nil || host == "" {
+		host = "-"
+	}
+	return &SyslogFormat{opts: o, host: host, tag: tagOf(p), pid: strconv.Itoa(os.Getpid())}
+}
+
+// syslogSink sends each line as a message.
+type syslogSink struct {
+	f    *SyslogFormat
 	to   *collector
 	lose loser
 	buf  []byte
 }
 
-func openSyslog(p Plan, lose loser) (sink, error) {
+func openSyslog(p Plan, lose loser) (sender, error) {
 	o, err := logopts.ParseSyslog(p.Options)
 	if err != nil {
 		return nil, err
 	}
-	host, err := os.Hostname()
-	if err != nil || host == "" {
-		host = "-"
-	}
-	s := &syslogSink{opts: o, host: host, tag: tagOf(p), pid: strconv.Itoa(os.Getpid()), lose: lose}
+	s := &syslogSink{f: NewSyslogFormat(p, o), lose: lose}
 	if o.Address.Network != "" {
 		s.to = &collector{addr: o.Address, fd: -1}
 		return s, s.to.dial()
@@ -62,7 +72,7 @@ func tagOf(p Plan) string {
 }
 
 func (s *syslogSink) add(e entry) {
-	s.buf = s.format(s.buf[:0], e)
+	s.buf = s.f.Append(s.buf[:0], e.at, e.stream, e.line)
 	if err := s.to.send(s.buf); err != nil && !e.marker {
 		s.lose(1, uint64(len(e.line)), err)
 	} else if err != nil {
@@ -70,11 +80,11 @@ func (s *syslogSink) add(e entry) {
 	}
 }
 
-// format appends one message. The formats and their fields are those that
+// Append appends one message. The formats and their fields are those that
 // Docker's driver sends, so that collectors' rules go on working.
-func (s *syslogSink) format(b []byte, e entry) []byte {
+func (s *SyslogFormat) Append(b []byte, at time.Time, stream byte, line []byte) []byte {
 	severity := severityInfo
-	if e.stream == Stderr {
+	if stream == Stderr {
 		severity = severityErr
 	}
 	b = append(b, '<')
@@ -87,7 +97,7 @@ func (s *syslogSink) format(b []byte, e entry) []byte {
 			layout = "2006-01-02T15:04:05.000000Z07:00"
 		}
 		b = append(b, "1 "...)
-		b = e.at.AppendFormat(b, layout)
+		b = at.AppendFormat(b, layout)
 		b = append(b, ' ')
 		b = append(b, s.host...)
 		b = append(b, ' ')
@@ -98,7 +108,7 @@ func (s *syslogSink) format(b []byte, e entry) []byte {
 		b = append(b, s.tag...)
 		b = append(b, " - "...)
 	default:
-		b = e.at.Local().AppendFormat(b, time.Stamp)
+		b = at.Local().AppendFormat(b, time.Stamp)
 		b = append(b, ' ')
 		if s.opts.Format == "rfc3164" {
 			b = append(b, s.host...)
@@ -109,7 +119,7 @@ func (s *syslogSink) format(b []byte, e entry) []byte {
 		b = append(b, s.pid...)
 		b = append(b, "]: "...)
 	}
-	b = append(b, e.line...)
+	b = append(b, line...)
 	return append(b, '\n')
 }
 

@@ -21,10 +21,12 @@ const (
 	None     = "none"
 	Syslog   = "syslog"
 	Journald = "journald"
+	Fluentd  = "fluentd"
+	GELF     = "gelf"
 )
 
 // Drivers lists the drivers' names, sorted.
-var Drivers = []string{JSONFile, Journald, Local, None, Syslog}
+var Drivers = []string{Fluentd, GELF, JSONFile, Journald, Local, None, Syslog}
 
 // Defaults of the file drivers: 3 x 20 MB, so that a disk never fills by
 // output alone. Docker's json-file has no bound.
@@ -39,12 +41,19 @@ const (
 // which puts what they choose into LogPlan.Attrs.
 var common = []string{"mode", "max-buffer-size", "labels", "labels-regex", "env", "env-regex", "tag"}
 
+// The drivers that send elsewhere keep a copy, which docker logs reads.
+var cache = []string{"cache-disabled", "cache-max-size", "cache-max-file", "cache-compress"}
+
 var special = map[string][]string{
 	JSONFile: {"max-size", "max-file", "compress"},
 	Local:    {"max-size", "max-file", "compress"},
-	Syslog:   {"syslog-address", "syslog-facility", "syslog-format"},
-	Journald: nil,
-	None:     nil,
+	Syslog: append([]string{"syslog-address", "syslog-facility", "syslog-format",
+		"syslog-tls-ca-cert", "syslog-tls-cert", "syslog-tls-key", "syslog-tls-skip-verify"}, cache...),
+	Journald: cache,
+	Fluentd: append([]string{"fluentd-address", "fluentd-async", "fluentd-async-reconnect-interval", "fluentd-buffer-limit", "fluentd-max-retries",
+		"fluentd-read-timeout", "fluentd-request-ack", "fluentd-retry-wait", "fluentd-sub-second-precision", "fluentd-write-timeout"}, cache...),
+	GELF: append([]string{"gelf-address", "gelf-compression-level", "gelf-compression-type", "gelf-tcp-max-reconnect", "gelf-tcp-reconnect-delay"}, cache...),
+	None: nil,
 }
 
 // Check says whether driver exists and takes every option with its value.
@@ -59,9 +68,6 @@ func Check(driver string, opts map[string]string) error {
 		allowed = nil
 	}
 	for name := range opts {
-		if strings.HasPrefix(name, "syslog-tls") && driver == Syslog {
-			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("log-opt %s: syslog over TLS is not there yet; use tcp, udp or a local socket", name))
-		}
 		if !slices.Contains(allowed, name) {
 			if len(allowed) == 0 {
 				return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("unknown log opt %q: the log driver %s takes no options", name, driver))
@@ -72,15 +78,21 @@ func Check(driver string, opts map[string]string) error {
 	if _, err := ParseMode(opts); err != nil {
 		return err
 	}
+	var err error
 	switch driver {
 	case JSONFile, Local:
-		_, err := ParseFile(opts)
-		return err
+		_, err = ParseFile(opts)
 	case Syslog:
-		_, err := ParseSyslog(opts)
-		return err
+		_, err = ParseSyslog(opts)
+	case Fluentd:
+		_, err = ParseFluentd(opts)
+	case GELF:
+		_, err = ParseGELF(opts)
 	}
-	return nil
+	if err == nil && Cached(driver) {
+		_, err = ParseCache(opts)
+	}
+	return err
 }
 
 // Mode says what happens when output comes faster than it can be written.
@@ -149,82 +161,6 @@ func ParseFile(opts map[string]string) (File, error) {
 		f.Compress = b
 	}
 	return f, nil
-}
-
-// Address is where syslog messages go.
-type Address struct {
-	Network string // "": the local daemon's socket, wherever it is; unix, unixgram, udp, tcp
-	Addr    string // path, or host:port
-}
-
-// SyslogOptions are the syslog driver's.
-type SyslogOptions struct {
-	Address  Address
-	Facility int // RFC 5424 number
-	Format   string
-}
-
-var facilities = []string{"kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp",
-	"", "", "", "", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7"}
-
-// ParseSyslog reads the options of the syslog driver.
-func ParseSyslog(opts map[string]string) (SyslogOptions, error) {
-	o := SyslogOptions{Facility: 3}
-	if v := opts["syslog-facility"]; v != "" {
-		o.Facility = slices.Index(facilities, v)
-		if n, err := strconv.Atoi(v); err == nil && n >= 0 && n <= 23 {
-			o.Facility = n
-		}
-		if o.Facility < 0 {
-			return o, invalid("syslog-facility", v, "use a name such as daemon or local0, or a number from 0 to 23")
-		}
-	}
-	switch v := opts["syslog-format"]; v {
-	case "", "rfc3164", "rfc5424", "rfc5424micro":
-		o.Format = v
-	default:
-		return o, invalid("syslog-format", v, "use rfc3164, rfc5424 or rfc5424micro")
-	}
-	a, err := parseAddress(opts["syslog-address"])
-	o.Address = a
-	return o, err
-}
-
-// parseAddress is written out because package net/url costs the monitor start
-// time and size.
-func parseAddress(v string) (Address, error) {
-	if v == "" {
-		return Address{}, nil
-	}
-	const remedy = "use unix:///path, unixgram:///path, udp://host:port or tcp://host:port"
-	scheme, rest, ok := strings.Cut(v, "://")
-	if !ok {
-		return Address{}, invalid("syslog-address", v, remedy)
-	}
-	switch scheme {
-	case "unix", "unixgram":
-		if !strings.HasPrefix(rest, "/") {
-			return Address{}, invalid("syslog-address", v, remedy)
-		}
-		if len(rest) > 107 {
-			return Address{}, invalid("syslog-address", v, "a socket's path has at most 107 bytes")
-		}
-		return Address{scheme, rest}, nil
-	case "udp", "tcp":
-		host, port := rest, "514"
-		if i := strings.LastIndexByte(rest, ':'); i > strings.LastIndexByte(rest, ']') {
-			host, port = rest[:i], rest[i+1:]
-		}
-		v6 := strings.HasPrefix(host, "[") && strings.HasSuffix(host, "]")
-		n, err := strconv.Atoi(port)
-		if host == "" || err != nil || n < 1 || n > 65535 || strings.ContainsAny(host, "/@?# ") || !v6 && strings.ContainsAny(host, ":[]") {
-			return Address{}, invalid("syslog-address", v, remedy)
-		}
-		return Address{scheme, host + ":" + port}, nil
-	case "tcp+tls":
-		return Address{}, invalid("syslog-address", v, "TLS is not there yet; "+remedy)
-	}
-	return Address{}, invalid("syslog-address", v, remedy)
 }
 
 // ParseSize reads "512", "10k", "20m", "1g", also with a fraction, a "b" or

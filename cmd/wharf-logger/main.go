@@ -1,0 +1,11 @@
+// Command wharf-logger sends one container's output to a log collector: see
+// internal/logs/ship. wharf-monitor starts it; it is of no use by hand.
+package main
+
+import (
+	"os"
+
+	"wharf/internal/logs/ship"
+)
+
+func main() { os.Exit(ship.Main(os.Stdin, os.Stdout, os.Stderr)) }
