@@ -202,13 +202,16 @@ type Bundle struct {
 
 // LogPlan says where a container's output goes. The monitor writes it.
 type LogPlan struct {
-	Driver        string            `json:"driver"`            // json-file, local, none, syslog, journald
-	Path          string            `json:"path,omitempty"`    // json-file, local: the current file; rotated ones are Path.1, Path.2, ...
+	Driver        string            `json:"driver"`            // json-file, local, none; syslog, journald, fluentd, gelf
+	Path          string            `json:"path,omitempty"`    // the current file; rotated ones are Path.1, Path.2, ... Of a driver that sends elsewhere: the copy, in local's format, or ""
 	Options       map[string]string `json:"options,omitempty"` // Docker's --log-opt words, validated by plan
 	Attrs         map[string]string `json:"attrs,omitempty"`   // extra attributes for each entry (labels, env options)
-	Tag           string            `json:"tag,omitempty"`     // expanded; syslog and journald
+	Tag           string            `json:"tag,omitempty"`     // expanded; of drivers that send elsewhere
 	ContainerName string            `json:"containerName,omitempty"`
 	ImageName     string            `json:"imageName,omitempty"`
+	ImageID       string            `json:"imageId,omitempty"`
+	Command       string            `json:"command,omitempty"` // as ps shows it
+	Created       time.Time         `json:"created,omitzero"`  // of the container
 }
 
 // Exit is how an instance's process ended.
