@@ -35,7 +35,7 @@ func addRemoved(root *cobra.Command, dockerCLI *command.DockerCli) error {
 	if err := hook(dockerCLI); err != nil {
 		return err
 	}
-	for _, path := range [][]string{{"ps"}, {"container", "ls"}, {"logs"}, {"container", "logs"}, {"inspect"}, {"container", "inspect"}} {
+	for _, path := range [][]string{{"ps"}, {"container", "ls"}, {"logs"}, {"container", "logs"}, {"inspect"}, {"container", "inspect"}, {"run-command"}} {
 		cmd, _, err := root.Find(path)
 		if err != nil || cmd.Name() != path[len(path)-1] {
 			return errors.New("no command " + path[len(path)-1])

@@ -116,7 +116,7 @@ func newRoot(dockerCLI *command.DockerCli) (*cobra.Command, *flags.ClientOptions
 	addSystem(root, dockerCLI)
 	addNetwork(root, dockerCLI)
 	addVolume(root, dockerCLI)
-	root.AddCommand(trashCommand(dockerCLI))
+	root.AddCommand(trashCommand(dockerCLI), runCommandCommand(dockerCLI))
 	if err := addRemoved(root, dockerCLI); err != nil {
 		panic(err) // docker/cli has changed its commands; every test finds it
 	}

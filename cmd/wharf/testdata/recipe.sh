@@ -1,0 +1,61 @@
+docker run \
+  --name aa \
+  -i \
+  -t \
+  --restart on-failure:3 \
+  --hostname h1 \
+  --domainname d.x \
+  --user 1000:1000 \
+  --group-add 20 \
+  --workdir /tmp \
+  --env 'A=b c' \
+  --env 'Q=it'\''s $HOME "x"' \
+  --env E= \
+  --label k=v \
+  --label 'l2=a b' \
+  --annotation an=1 \
+  --init \
+  --stop-signal INT \
+  --stop-timeout 3 \
+  --log-driver json-file \
+  --log-opt max-size=1m \
+  --health-cmd 'test -e /x || exit 1' \
+  --health-interval 5s \
+  --health-retries 2 \
+  --volume v1:/v:ro \
+  --volume /srv/bind:/b \
+  --volume /anon \
+  --mount type=volume,source=v1,target=/v2,volume-nocopy \
+  --mount type=tmpfs,target=/t2,tmpfs-size=1048576,tmpfs-mode=1770 \
+  --tmpfs /t:size=1m \
+  --read-only \
+  --shm-size 33554432 \
+  --network name=n1,alias=al,alias=al2,ip=10.55.0.9 \
+  --network n2 \
+  --publish 127.0.0.1:8081:80 \
+  --publish 53/udp \
+  --publish 9000:9000 \
+  --publish 9001:9001 \
+  --expose 77/tcp \
+  --dns 1.1.1.1 \
+  --dns-search s.x \
+  --dns-option ndots:2 \
+  --add-host a.b:1.2.3.4 \
+  --memory 67108864 \
+  --memory-reservation 33554432 \
+  --oom-score-adj 100 \
+  --cpus 0.5 \
+  --cpu-shares 512 \
+  --cpuset-cpus 0 \
+  --pids-limit 100 \
+  --ulimit nofile=100:200 \
+  --sysctl net.ipv4.ip_forward=1 \
+  --device /dev/null:/dev/nul2:r \
+  --device-cgroup-rule 'c 1:3 r' \
+  --cap-add CAP_NET_ADMIN \
+  --cap-drop CAP_MKNOD \
+  --security-opt no-new-privileges \
+  --security-opt systempaths=unconfined \
+  --ipc shareable \
+  --entrypoint /bin/sh \
+  busybox -c 'echo "$0" a b' 'x y'
