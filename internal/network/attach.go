@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	stdnet "net"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -16,7 +15,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/network"
-	"golang.org/x/sys/unix"
 
 	"wharf/internal/model"
 	"wharf/internal/undo"
@@ -246,148 +244,6 @@ func (n *net) release(e *endpoint) {
 		}
 	}
 	e.addrs = nil
-}
-
-// wire makes the kernel's side of eps.
-func (r *Room) wire(path string, q model.AttachNetworks, eps []*endpoint, fresh bool) error {
-	if q.Tap {
-		return r.wireTaps(q, eps)
-	}
-	ns, err := openNetns(path)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = ns.close() }()
-	sysctls := q.Sysctls
-	if !fresh {
-		sysctls = nil // they are set; the program may have changed them since
-	}
-	in := newInside(eps, sysctls)
-	c, err := ns.enter(in.before)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = c.close() }()
-	index := make([]int, len(eps))
-	for i, e := range eps {
-		if e.Interface == "" {
-			continue
-		}
-		add := r.addLink
-		if e.net.isSub() {
-			add = r.addSubLink
-		}
-		if err := add(ns, e); err != nil {
-			return err
-		}
-		if index[i], err = c.index(e.Interface); err != nil {
-			return fmt.Errorf("find %s: %w", e.Interface, err)
-		}
-	}
-	if in.again() {
-		if err := ns.do(in.after); err != nil {
-			return err
-		}
-	}
-	if err := r.applyLimits(ns, c, q, eps, index, fresh); err != nil {
-		return err
-	}
-	if err := c.do(insideRequests(eps, index, fresh)...); err != nil {
-		return err
-	}
-	if err := r.rt.do(settleRequests(eps)...); err != nil {
-		return err
-	}
-	if err := r.namesInside(ns, eps); err != nil {
-		return err
-	}
-	if slices.ContainsFunc(eps, func(e *endpoint) bool { return e.net.isSub() }) {
-		return r.serveInside(ns, q.ID)
-	}
-	return nil
-}
-
-// addLink makes the veth pair of e.
-func (r *Room) addLink(ns *netns, e *endpoint) error {
-	bridge, err := r.ensure(e.net)
-	if err != nil {
-		return err
-	}
-	req := addVeth(veth{
-		host: e.HostLink, inside: e.Interface, mac: stdnet.HardwareAddr(e.Settings.MacAddress),
-		mtu: e.net.mtu(), bridge: bridge, netns: int(ns.f.Fd()),
-	})
-	err = r.rt.do(req)
-	if errors.Is(err, unix.EEXIST) { // the name inside is taken by what a failed attach left
-		if err = r.removeStale(e.HostLink); err == nil {
-			err = r.rt.do(req)
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("network %s: %w", e.net.rec.Name, explain(err))
-	}
-	if err := r.portSwitches(e); err != nil {
-		return fmt.Errorf("network %s: %w", e.net.rec.Name, err)
-	}
-	return nil
-}
-
-// portSwitches sets what e's bridge port needs other than the kernel's
-// defaults.
-func (r *Room) portSwitches(e *endpoint) error {
-	apart := e.net.portsApart()
-	if !apart && len(e.Ports) == 0 {
-		return nil
-	}
-	i, err := r.rt.index(e.HostLink)
-	if err != nil {
-		return err
-	}
-	return r.rt.do(setPort(i, apart, len(e.Ports) > 0))
-}
-
-// insideRequests is the one batch that configures the namespace.
-func insideRequests(eps []*endpoint, index []int, fresh bool) []request {
-	var reqs []request
-	if fresh {
-		reqs = append(reqs, linkUp(1, "lo"))
-	}
-	gw4, gw6 := !fresh, !fresh
-	for i, e := range eps {
-		if e.Interface == "" {
-			continue
-		}
-		s := e.Settings
-		for _, a := range e.addrs {
-			bits := s.IPPrefixLen
-			if a.Is6() {
-				bits = s.GlobalIPv6PrefixLen
-			}
-			reqs = append(reqs, addAddress(index[i], netip.PrefixFrom(a, bits)))
-		}
-		reqs = append(reqs, linkLocals(index[i], s)...)
-		reqs = append(reqs, linkUp(index[i], e.Interface), settle(index[i], e.Interface))
-		if q, ok := e.defaultRoute(index[i], true); ok && !gw4 {
-			gw4 = true
-			reqs = append(reqs, q)
-		}
-		if q, ok := e.defaultRoute(index[i], false); ok && !gw6 {
-			gw6 = true
-			reqs = append(reqs, q)
-		}
-	}
-	return reqs
-}
-
-// settleRequests brings the host ends, and the bridges behind them, into use.
-func settleRequests(eps []*endpoint) []request {
-	var reqs []request
-	for _, e := range eps {
-		if e.HostLink != "" {
-			reqs = append(reqs, settle(0, e.HostLink), settle(0, e.net.link()))
-		}
-	}
-	return reqs
 }
 
 // Detach frees what is held for id. The links go with the namespace; those

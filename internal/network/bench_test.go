@@ -37,22 +37,38 @@ func emptyNetns(t testing.TB) *os.File {
 	return r.f
 }
 
+// BenchmarkAttach is a container that comes and goes: on the default bridge,
+// on a network with names (a table more), with a published port, and as a
+// virtual machine.
 func BenchmarkAttach(b *testing.B) {
-	r := open(b, Options{})
-	for b.Loop() {
-		b.StopTimer()
-		f := emptyNetns(b)
-		box := &box{t: b, id: model.NewID()}
-		q := model.AttachNetworks{ID: box.id, Netns: "/proc/self/fd/" + strconv.Itoa(int(f.Fd())), Want: map[string]*network.EndpointSettings{"bridge": {}}}
-		b.StartTimer()
-		if _, err := r.Attach(context.Background(), q); err != nil {
-			b.Fatal(err)
-		}
-		if err := r.Detach(context.Background(), q.ID); err != nil {
-			b.Fatal(err)
-		}
-		b.StopTimer()
-		f.Close()
-		b.StartTimer()
+	for _, c := range []struct {
+		name, net string
+		port, tap bool
+	}{{"bridge", "bridge", false, false}, {"names", "app", false, false}, {"published", "bridge", true, false}, {"tap", "bridge", false, true}} {
+		b.Run(c.name, func(b *testing.B) {
+			r := open(b, Options{})
+			create(b, r, network.CreateRequest{Name: "app"})
+			for b.Loop() {
+				b.StopTimer()
+				f := emptyNetns(b)
+				q := model.AttachNetworks{
+					ID: model.NewID(), Netns: "/proc/self/fd/" + strconv.Itoa(int(f.Fd())), Tap: c.tap,
+					Want: map[string]*network.EndpointSettings{c.net: {}},
+				}
+				if c.port {
+					q.Ports = portMapOf(b, ":0:80/tcp")
+				}
+				b.StartTimer()
+				if _, err := r.Attach(context.Background(), q); err != nil {
+					b.Fatal(err)
+				}
+				b.StopTimer()
+				if err := r.Detach(context.Background(), q.ID); err != nil {
+					b.Fatal(err)
+				}
+				f.Close()
+				b.StartTimer()
+			}
+		})
 	}
 }

@@ -29,6 +29,9 @@ const (
 	optSysctls    = "com.docker.network.endpoint.sysctls"
 )
 
+// bridgePorts is BR_MAX_PORTS less port 0, which the kernel keeps.
+const bridgePorts = 1023
+
 func (n *net) isBridge() bool { return n.rec.Driver == "bridge" }
 
 // link is the name of the network's bridge, or of its parent.
@@ -105,8 +108,11 @@ func (r *Room) ensure(n *net) (int, error) {
 	return i, nil
 }
 
-// explain says what to do about a missing capability.
+// explain says what to do about a missing capability and a full bridge.
 func explain(err error) error {
+	if errors.Is(err, unix.EXFULL) {
+		return model.Refuse(errdefs.ErrResourceExhausted, "the network is full: a Linux bridge has %d ports, one for each running instance; make another network for more", bridgePorts)
+	}
 	if errors.Is(err, unix.EPERM) {
 		return model.Refuse(errdefs.ErrFailedPrecondition, "the daemon lacks CAP_NET_ADMIN here; run it with that, or run the container with --network none or host: %w", err)
 	}

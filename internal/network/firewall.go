@@ -58,10 +58,11 @@ func (f *firewall) apply() error {
 }
 
 func (f *firewall) applyLocked() error {
-	c, err := nftables.New()
+	c, done, err := openNFT()
 	if err != nil {
 		return err
 	}
+	defer done()
 	t := f.table()
 	c.AddTable(t) // so that the removal never fails
 	c.DelTable(t)
@@ -162,10 +163,11 @@ func (f *firewall) change(rules []portRule, add bool) error {
 }
 
 func (f *firewall) changeLocked(rules []portRule, add bool) error {
-	c, err := nftables.New()
+	c, done, err := openNFT()
 	if err != nil {
 		return err
 	}
+	defer done()
 	for _, p := range rules {
 		set := portMap(f.table(), p)
 		e := []nftables.SetElement{p.element()}

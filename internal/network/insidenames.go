@@ -13,9 +13,16 @@ import (
 )
 
 // A container with no bridge to the host (macvlan, ipvlan) cannot reach a
-// name server at its gateway: that is another machine. The room opens sockets
-// at 127.0.0.11 in the container's namespace for it instead. They end with
-// the daemon; Refresh opens them again.
+// name server at its gateway: that is another machine. One that has IPv6 only
+// cannot reach it from 127.0.0.11. The room opens sockets at 127.0.0.11 in the
+// container's namespace for them instead. They end with the daemon; Refresh
+// opens them again.
+
+// asksInside reports whether a container on eps needs such sockets.
+func asksInside(eps []*endpoint) bool {
+	return !slices.ContainsFunc(eps, (*endpoint).asksNames) &&
+		slices.ContainsFunc(eps, func(e *endpoint) bool { return e.net.named() && !e.Tap })
+}
 
 // named reports whether containers of the network find each other by name.
 func (n *net) named() bool { return n.wired() && !predefined(n.rec.Name) }
@@ -27,8 +34,7 @@ func (r *Room) serveInside(ns *netns, id model.ID) error {
 	eps := slices.Collect(maps.Values(r.held[id]))
 	have := r.insiders[id]
 	r.mu.Unlock()
-	byBridge := slices.ContainsFunc(eps, (*endpoint).asksNames)
-	needed := !byBridge && slices.ContainsFunc(eps, func(e *endpoint) bool { return e.net.isSub() })
+	needed := asksInside(eps)
 	switch {
 	case needed == (have != nil):
 		return nil

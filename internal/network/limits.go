@@ -23,18 +23,18 @@ const limitsTable = "wharf-limits"
 
 // limit makes the policy's rules in a namespace, instead of those that are
 // there. A nil policy has none.
-func (p *policy) limit(ns *netns) error {
-	c, err := nftables.New(nftables.WithNetNSFd(int(ns.f.Fd())))
+func (p *policy) limit(ns *netns, fresh bool) error {
+	c, done, err := ns.nft()
 	if err != nil {
 		return err
 	}
+	defer done()
 	t := &nftables.Table{Name: limitsTable, Family: nftables.TableFamilyINet}
-	c.AddTable(t)
-	c.DelTable(t)
+	renew(c, t, fresh)
 	if p == nil || p.egress.empty() && p.ingress.empty() {
+		c.DelTable(t)
 		return c.Flush()
 	}
-	c.AddTable(t)
 	b := &tableBuilder{conn: c, table: t, shape: &tableShape{rules: map[string]int{}}}
 	// After the translation of 127.0.0.11, so that ports and addresses are
 	// those that leave.
@@ -160,7 +160,7 @@ func (r *Room) applyLimits(ns *netns, c *rtnl, q model.AttachNetworks, eps []*en
 		return err
 	}
 	if fresh && !(p.egress.empty() && p.ingress.empty()) {
-		if err := p.limit(ns); err != nil {
+		if err := p.limit(ns, true); err != nil {
 			return err
 		}
 	}

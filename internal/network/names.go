@@ -382,7 +382,7 @@ func (e *endpoint) asksNames() bool {
 // namesInside makes 127.0.0.11 in the container lead to the name server of
 // the first network that has one. No socket and no process is needed inside,
 // and nothing to do after a restart of the daemon.
-func (r *Room) namesInside(ns *netns, eps []*endpoint) error {
+func (r *Room) namesInside(ns *netns, eps []*endpoint, fresh bool) error {
 	i := slices.IndexFunc(eps, (*endpoint).asksNames)
 	if i < 0 {
 		return nil
@@ -393,7 +393,7 @@ func (r *Room) namesInside(ns *netns, eps []*endpoint) error {
 			gw = p.gateway
 		}
 	}
-	if err := writeNamesTable(ns, gw); err != nil {
+	if err := writeNamesTable(ns, gw, fresh); err != nil {
 		r.warn("names of other containers are only found at the gateway's address, not at %s: %v", embeddedDNS, err)
 	}
 	return nil

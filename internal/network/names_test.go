@@ -49,6 +49,50 @@ func (b *box) resolve(proto, server, name string, typ uint16) string {
 	return strings.Join(all, ",")
 }
 
+// A container with IPv6 only asks at 127.0.0.11 too.
+func TestNamesWithIPv6Only(t *testing.T) {
+	r := open(t, Options{})
+	yes, no := true, false
+	create(t, r, network.CreateRequest{Name: "six", EnableIPv4: &no, EnableIPv6: &yes})
+	create(t, r, network.CreateRequest{Name: "four"})
+	a, b := newBox(t), newBox(t)
+	for n, x := range map[string]*box{"anna": a, "bert": b} {
+		q := x.request("six")
+		q.Name = n
+		attach(t, r, q)
+	}
+	six := r.held[b.id]
+	var ip string
+	for _, e := range six {
+		ip = e.Settings.GlobalIPv6Address.String()
+		if e.Settings.IPAddress.IsValid() || e.NameServer != e.Settings.IPv6Gateway {
+			t.Errorf("%+v", e.Endpoint)
+		}
+	}
+	ask := func(step string, servers ...string) {
+		t.Helper()
+		for _, s := range servers {
+			for _, proto := range []string{"udp", "tcp"} {
+				if got := a.resolve(proto, s, "bert", dns.TypeAAAA); got != ip {
+					t.Errorf("%s, %s at %s: %s", step, proto, s, got)
+				}
+			}
+		}
+	}
+	gw := "[" + r.ranked(a.id)[0].Settings.IPv6Gateway.String() + "]:53"
+	ask("at first", "127.0.0.11:53", gw)
+	if err := a.ping(ip); err != nil {
+		t.Error(err)
+	}
+	a.running(r, "four") // IPv4 comes, and with it the way by the bridge
+	ask("with a second network", "127.0.0.11:53", gw)
+	if len(r.insiders) != 1 { // bert's
+		t.Errorf("%d servers inside", len(r.insiders))
+	}
+	a.leave(r, "four")
+	ask("alone again", "127.0.0.11:53", gw)
+}
+
 // worldDNS answers every A question in the box's namespace with 192.0.2.99.
 func (b *box) worldDNS() {
 	b.t.Helper()

@@ -9,19 +9,45 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// openNFT opens a connection to nftables. done is to be called when it is no
+// longer needed: closing it waits until the kernel has taken apart what was
+// removed anywhere on the machine, 10 ms, so that happens behind the caller's
+// back.
+func openNFT(opts ...nftables.ConnOption) (c *nftables.Conn, done func(), err error) {
+	c, err = nftables.New(append(opts, nftables.AsLasting())...)
+	if err != nil {
+		return nil, nil, err
+	}
+	return c, func() { go func() { _ = c.CloseLasting() }() }, nil
+}
+
+// nft opens a connection to nftables in the namespace.
+func (n *netns) nft() (c *nftables.Conn, done func(), err error) {
+	return openNFT(nftables.WithNetNSFd(int(n.f.Fd())))
+}
+
+// renew begins a table anew. Where there can be none it only adds it: what is
+// removed costs.
+func renew(c *nftables.Conn, t *nftables.Table, fresh bool) {
+	c.AddTable(t) // so that the removal never fails
+	if !fresh {
+		c.DelTable(t)
+		c.AddTable(t)
+	}
+}
+
 // writeNamesTable writes the table "wharf" in a container's namespace: what
 // is asked at 127.0.0.11 goes to the gateway, with the container's address as
 // its sender. The interfaces forward loopback addresses for that, so what
 // comes in for them from outside is dropped first.
-func writeNamesTable(ns *netns, gw netip.Addr) error {
-	c, err := nftables.New(nftables.WithNetNSFd(int(ns.f.Fd())))
+func writeNamesTable(ns *netns, gw netip.Addr, fresh bool) error {
+	c, done, err := ns.nft()
 	if err != nil {
 		return err
 	}
+	defer done()
 	t := &nftables.Table{Name: "wharf", Family: nftables.TableFamilyINet}
-	c.AddTable(t)
-	c.DelTable(t)
-	c.AddTable(t)
+	renew(c, t, fresh)
 	b := &tableBuilder{conn: c, table: t, shape: &tableShape{rules: map[string]int{}}}
 	loop := netip.MustParsePrefix("127.0.0.0/8")
 	guard := b.chain("guard", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, -310)

@@ -173,17 +173,18 @@ func (r *Room) namesAgain(ns *netns, eps []*endpoint) error {
 		}); err != nil {
 			return err
 		}
-		return r.namesInside(ns, eps)
+		return r.namesInside(ns, eps, false)
 	}
 	return removeNamesTable(ns)
 }
 
 // removeNamesTable removes what writeNamesTable made; none is no error.
 func removeNamesTable(ns *netns) error {
-	c, err := nftables.New(nftables.WithNetNSFd(int(ns.f.Fd())))
+	c, done, err := ns.nft()
 	if err != nil {
 		return err
 	}
+	defer done()
 	c.DelTable(&nftables.Table{Name: "wharf", Family: nftables.TableFamilyINet})
 	if err := c.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("remove the way from %s: %w", embeddedDNS, err)

@@ -307,7 +307,7 @@ func (r *Room) limitInside(q model.AttachNetworks, eps []*endpoint, p *policy) e
 		return err
 	}
 	defer func() { _ = ns.close() }()
-	if err := p.limit(ns); err != nil {
+	if err := p.limit(ns, false); err != nil {
 		return err
 	}
 	c, err := ns.enter(nil)

@@ -52,7 +52,7 @@ func (r *Room) addTap(e *endpoint) error {
 		err = r.portSwitches(e)
 	}
 	if err != nil {
-		return errors.Join(err, r.removeLink(e.HostLink))
+		return errors.Join(explain(err), r.removeLink(e.HostLink))
 	}
 	return nil
 }
