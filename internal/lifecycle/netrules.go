@@ -90,3 +90,10 @@ func (c *core) limitAgain(ctx context.Context, ctr *model.Container) {
 		c.slog.ErrorContext(ctx, "network rules not carried out", "id", ctr.ID, "err", err)
 	}
 }
+
+// asksInside reports whether a container on ep may have its name server in its
+// own namespace, where it ends with the daemon: those with no end on this
+// host, and with no IPv4 address to ask from.
+func asksInside(ep model.Endpoint) bool {
+	return ep.Interface != "" && !ep.Tap && (ep.HostLink == "" || ep.Settings == nil || !ep.Settings.IPAddress.IsValid())
+}

@@ -197,8 +197,7 @@ func (r *recoverer) running(ctx context.Context, e *entry) error {
 	if pid := inst.Pid(); pid != c.State.Pid {
 		r.force(ctx, e, func(c *model.Container) { c.State.Pid = pid })
 	}
-	// Interfaces with no end on this host have their name server inside.
-	if slices.ContainsFunc(c.Attached, func(ep model.Endpoint) bool { return ep.Interface != "" && ep.HostLink == "" }) {
+	if slices.ContainsFunc(c.Attached, asksInside) {
 		if _, err := r.networks.Refresh(ctx, r.core.running(e.record(), nil)); err != nil {
 			r.slog.ErrorContext(ctx, "names not taken up", "id", e.id, "err", err)
 		}
