@@ -6,11 +6,13 @@ package main
 import (
 	"os"
 
+	"wharf/internal/driver/qemu/accel"
 	"wharf/internal/runtime"
 	"wharf/internal/vmm"
 )
 
 func main() {
+	accel.Main()   // does not return in a self-test
 	runtime.Main() // does not return in a stage
 	os.Exit(vmm.Main())
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"os"
@@ -11,6 +10,7 @@ import (
 	"wharf/internal/config"
 	"wharf/internal/driver"
 	"wharf/internal/driver/qemu"
+	"wharf/internal/driver/qemu/accel"
 	"wharf/internal/driver/qemu/boot"
 	"wharf/internal/model"
 	"wharf/internal/plan"
@@ -27,18 +27,17 @@ func openMachines(c *config.Config) (*qemu.Driver, error) {
 		c.VM = false
 		return nil, nil
 	}
+	p, err := accel.New(accel.Options{Mode: c.VMAccelerator, Helper: c.VMHolder, Dir: c.ExecRoot})
+	if err != nil {
+		return nil, err
+	}
 	return qemu.New(qemu.Options{
 		VMM: c.VMHolder, QEMU: c.VMQemu, Virtiofsd: c.VMVirtiofsd,
 		ExecRoot: c.ExecRoot, CgroupParent: strings.TrimPrefix(c.CgroupParent, "/"),
 		Boot:   boot.New(boot.Options{Dir: filepath.Join(c.DataRoot, "vm", "boot"), Agent: c.VMGuest, Kernel: c.VMKernel, Modules: c.VMModules}),
-		Accel:  accelerator(c),
+		Accel:  p.Accel,
 		Memory: int64(c.VMMemory), IDs: model.IDRange{Host: c.IDBase, Size: 65536}, Debug: c.VMDebug,
 	})
-}
-
-// accelerator says what machines run on.
-func accelerator(c *config.Config) func(context.Context) (string, string, error) {
-	return func(context.Context) (string, string, error) { return "tcg", "", nil }
 }
 
 func drivers(containers driver.Driver, vms *qemu.Driver) map[model.Isolation]driver.Driver {

@@ -200,7 +200,7 @@ func (m *machine) lost() string {
 			text = "QEMU ended with exit code " + strconv.Itoa(m.status.ExitStatus())
 		}
 	}
-	if s := m.words.last(4); s != "" {
+	if s := m.words.last(8); s != "" {
 		text += "; QEMU said: " + oneLine(s)
 	}
 	if s := m.console.last(6); s != "" {

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -177,7 +175,7 @@ func (m *machines) hardware(ctx context.Context, b *model.Bundle) (*hardware, er
 	h.hostKernel, h.hostInitrd = img.Vmlinux, img.Initrd
 	line := boot.Line{Debug: m.o.Debug}
 	if h.accel != "kvm" {
-		line.TSCKHz = tscKHz()
+		line.TSCKHz = boot.TSCKHz()
 	}
 	h.commandLine = boot.CommandLine(line)
 	if r := b.Spec.Linux.Resources; r != nil {
@@ -201,24 +199,6 @@ func cpus(c *specs.LinuxCPU, all int) int {
 		return int(min(max(n, 1), int64(all)))
 	}
 	return all
-}
-
-// tscKHz is the host's clock of processor ticks as /proc/cpuinfo has it; 0 when
-// it says nothing.
-func tscKHz() int {
-	text, err := os.ReadFile("/proc/cpuinfo")
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(text)) {
-		if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "cpu MHz" {
-			mhz, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
-			if err == nil {
-				return int(mhz * 1000)
-			}
-		}
-	}
-	return 0
 }
 
 // openTaps opens the taps that the network room made. The links go with their

@@ -20,7 +20,7 @@ const maxShares = 8
 // files the owners that the guest says. On disk they are the instance's ids:
 // the directory is idmapped, as a container's bind is.
 var shareCaps = []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_SETGID", "CAP_SETUID", "CAP_MKNOD", "CAP_SETFCAP",
-	"CAP_DAC_READ_SEARCH", "CAP_SYS_CHROOT"}
+	"CAP_DAC_READ_SEARCH", "CAP_SYS_CHROOT", "CAP_SETPCAP"}
 
 // shares describes a virtiofsd for each, in a container that sees nothing but
 // the directory.
@@ -37,7 +37,7 @@ func (m *machines) shares(b *model.Bundle, list []share, cgroup string) ([]vmmap
 	}
 	var out []vmmapi.Share
 	for _, s := range list {
-		args := []string{binary, "--fd=" + strconv.Itoa(vmmapi.FirstFile), "-o", "source=/share", "-o", "sandbox=chroot", "-o", "cache=auto", "-o", "xattr", "-f"}
+		args := []string{binary, "--fd=" + strconv.Itoa(vmmapi.FirstFile), "-o", "source=/share", "-o", "sandbox=chroot", "-o", "cache=auto", "-o", "xattr", "--rlimit-nofile=0", "-f"}
 		opts := []string{"rbind", "rprivate", "nosuid", "nodev"}
 		if s.readOnly {
 			opts = append(opts, "ro")
