@@ -190,3 +190,13 @@ func (s *fakeStream) Close() error {
 	}
 	return nil
 }
+
+func (i *fakeInstance) endWith(e model.Exit) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.pid != 0 {
+		e.At = time.Now()
+		i.pid, i.exit = 0, e
+		close(i.over)
+	}
+}

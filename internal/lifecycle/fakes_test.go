@@ -47,6 +47,7 @@ type world struct {
 	removed map[model.ID]model.Container
 	trashed []model.TrashedVolume
 	noTrash bool
+	bounds  TrashBounds // of the engines
 	puts    int
 	syncs   int
 	events  []events.Message
@@ -87,7 +88,7 @@ func (w *world) engine() *Engine {
 	e, err := New(Options{
 		Images: fakeImages{w}, Networks: fakeNetworks{w}, Volumes: fakeVolumes{w}, Logs: fakeLogs{w}, Records: fakeRecords{w}, Archives: fakeArchives{w},
 		Drivers:  map[model.Isolation]driver.Driver{model.IsolationContainer: fakeDriver{w}},
-		DataRoot: w.dir, planner: fakePlan{}, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		DataRoot: w.dir, planner: fakePlan{}, Trash: w.bounds, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	if err != nil {
 		w.t.Fatal(err)
