@@ -79,14 +79,32 @@ const rewriteTime = 2 * time.Second
 
 // force is save for what has happened already, an exit: it becomes the
 // present state also when it cannot be written (a full disk), which is logged
-// and tried again until it succeeds.
-func (c *core) force(ctx context.Context, e *entry, change func(*model.Container)) {
+// and tried again until it succeeds. It reports whether it was written.
+func (c *core) force(ctx context.Context, e *entry, change func(*model.Container)) bool {
 	if err := c.save(ctx, e, false, change); err != nil {
 		c.slog.ErrorContext(ctx, "state not recorded; it is known to this daemon only until the write succeeds", "id", e.id, "err", err)
 		next := *e.record()
 		change(&next)
 		e.rec.Store(&next)
 		go c.rewrite(e)
+		return false
+	}
+	return true
+}
+
+// settle releases a run whose exit could not be recorded at its end: until
+// then the monitor's own note of it was the only one. The caller holds the
+// verb lock.
+func (c *core) settle(ctx context.Context, e *entry) {
+	if !e.kept.Swap(false) {
+		return
+	}
+	d, err := c.driver(e.record())
+	if err == nil {
+		err = d.Release(ctx, e.id)
+	}
+	if err != nil {
+		c.report(e.id)("instance", err)
 	}
 }
 
@@ -104,7 +122,9 @@ func (c *core) rewrite(e *entry) {
 		ctx, cancel := c.detach(c.life)
 		var err error
 		if !e.isGone() {
-			err = c.save(ctx, e, false, func(*model.Container) {})
+			if err = c.save(ctx, e, false, func(*model.Container) {}); err == nil && !e.record().State.Running() {
+				c.settle(ctx, e)
+			}
 		}
 		cancel()
 		e.unlock()

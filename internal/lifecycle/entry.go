@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/moby/moby/api/types/container"
 
@@ -21,6 +22,8 @@ type entry struct {
 	verb chan struct{}
 	// turns counts takings and givings back of verb: even when nobody has it.
 	turns atomic.Uint64
+	// kept: the last run's exit is not on record yet, so the driver keeps it.
+	kept atomic.Bool
 
 	// rec is the present record. Values behind it are never changed.
 	rec atomic.Pointer[model.Container]
@@ -34,6 +37,7 @@ type entry struct {
 	probe  context.CancelFunc // ends the health check
 	again  restart            // restart policy's memory
 	timing Timing
+	doomed bool // the present run was sent SIGKILL
 	gone   bool // removed; the entry is no longer in the index
 }
 
@@ -85,7 +89,21 @@ func (e *entry) instance() (driver.Instance, error) {
 func (e *entry) began(inst driver.Instance) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.inst, e.ended = inst, make(chan struct{})
+	e.inst, e.ended, e.doomed = inst, make(chan struct{}), false
+}
+
+// doom notes that the present run is being killed. Nothing may freeze it any
+// more: with control groups of version 1 its end would wait for the thaw.
+func (e *entry) doom(sig syscall.Signal) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.doomed = e.doomed || sig == syscall.SIGKILL
+}
+
+func (e *entry) isDoomed() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.doomed
 }
 
 // over clears the present run and wakes those who follow its log. It reports

@@ -164,6 +164,9 @@ func (x *execs) launch(ctx context.Context, ex *execution, c *model.Container, s
 	}
 	p, err := inst.Exec(ctx, spec)
 	if err != nil {
+		if inst.Pid() == 0 || ex.e.isDoomed() { // it ended meanwhile, whatever the exec met on the way
+			return nil, notRunning(ex.e.id)
+		}
 		return nil, err
 	}
 	ex.mu.Lock()

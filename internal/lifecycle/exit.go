@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"time"
 
@@ -59,12 +60,16 @@ func (x *exits) end(ctx context.Context, e *entry, inst driver.Instance, exit mo
 	end := endOf(r.c, exit, e.takeAsked(), gaveUp(policy, e.retries(), exit.Code, final || r.c.StoppedByUser || e.isStopped()))
 
 	// First the record, so that the code survives whatever comes.
-	x.force(ctx, e, func(c *model.Container) { x.mark(c, exit, e.isStopped(), again, remove); c.State.End = end })
+	steps := x.starter.steps()
+	if !x.force(ctx, e, func(c *model.Container) { x.mark(c, exit, e.isStopped(), again, remove); c.State.End = end }) {
+		e.kept.Store(true) // the driver's own note is the only one that survives the daemon: see settle
+		steps = slices.DeleteFunc(steps, func(s step[*run]) bool { return s.name == stepInstance })
+	}
 	var err error
 	if r.drv, err = x.driver(r.c); err != nil {
 		x.report(e.id)("driver", err)
 	} else {
-		_ = unwind(ctx, x.starter.steps(), r, x.report(e.id)) // reported there
+		_ = unwind(ctx, steps, r, x.report(e.id)) // reported there
 	}
 	x.volumeEvents(r.c, events.ActionUnmount)
 	if exit.OOMKilled {

@@ -198,7 +198,7 @@ func (k driverCheck) Fsck(ctx context.Context, all []model.Container) ([]model.F
 		case running && !held[c.ID]:
 			f.Detail, f.Remedy = "recorded as running, but there is neither process nor monitor", "record its end, with exit code 255"
 			out = append(out, f)
-		case !running && held[c.ID]:
+		case !running && held[c.ID] && !k.kept(c.ID):
 			f.Detail, f.Remedy = "recorded as not running, but its run was not released", "end and release it"
 			out = append(out, f)
 		}
@@ -213,6 +213,12 @@ func (k driverCheck) Fsck(ctx context.Context, all []model.Container) ([]model.F
 		return append(out, more...), err
 	}
 	return out, nil
+}
+
+// kept reports whether the driver has to keep a run that has ended.
+func (k driverCheck) kept(id model.ID) bool {
+	e := k.own.index.get(id)
+	return e != nil && e.kept.Load()
 }
 
 // Repair implements Checker. The caller holds the verb lock.

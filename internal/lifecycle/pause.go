@@ -34,6 +34,9 @@ func (s *pauser) pause(ctx context.Context, e *entry) error {
 	if e.record().State.Phase == container.StatePaused {
 		return conflict("container %s is already paused", e.id)
 	}
+	if e.isDoomed() {
+		return notRunning(e.id) // it is being killed
+	}
 	if err := inst.Pause(ctx); err != nil {
 		return wrap(err, "cannot pause container %s", e.id)
 	}

@@ -71,6 +71,7 @@ func (s *remover) remove(ctx context.Context, e *entry, how *model.Removal) erro
 // or for good. What cannot be released makes it "dead"; it can be removed
 // again.
 func (s *remover) finish(ctx context.Context, e *entry) error {
+	s.settle(ctx, e)
 	m := &making{c: *e.record()}
 	if r := m.c.Removal; r != nil {
 		m.anonymous, m.keep = r.Volumes, r.Keep

@@ -36,6 +36,9 @@ type run struct {
 	byPerson bool
 }
 
+// stepInstance is the step whose release forgets how the run ended.
+const stepInstance = "instance"
+
 // steps is the list of what a container holds while it runs.
 func (s *starter) steps() []step[*run] {
 	return []step[*run]{
@@ -45,7 +48,7 @@ func (s *starter) steps() []step[*run] {
 		{"sandbox", s.makeSandbox, s.closeSandbox},
 		{"network", s.attach, s.detachNetworks},
 		{"files", s.files, nil},
-		{"instance", s.makeInstance, s.releaseInstance},
+		{stepInstance, s.makeInstance, s.releaseInstance},
 		{"record", s.record, nil},
 	}
 }
@@ -76,6 +79,7 @@ func (s *starter) start(ctx context.Context, e *entry, byPerson bool, waited tim
 	if byPerson {
 		e.resetRestart()
 	}
+	s.settle(ctx, e)
 	drv, err := s.driver(e.record())
 	if err != nil {
 		return err

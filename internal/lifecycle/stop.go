@@ -117,9 +117,7 @@ func (s *stopper) request(ctx context.Context, e *entry, sig syscall.Signal, man
 // policy keeps still; what is the verb. The caller holds the verb lock.
 func (s *stopper) send(ctx context.Context, e *entry, sig syscall.Signal, what string, byPerson bool) error {
 	if byPerson {
-		if err := s.want(ctx, e); err != nil {
-			return err
-		}
+		s.want(ctx, e)
 	}
 	if byPerson && e.record().State.Phase == container.StateRestarting {
 		s.cancelRestart(ctx, e)
@@ -130,6 +128,7 @@ func (s *stopper) send(ctx context.Context, e *entry, sig syscall.Signal, what s
 		return err // also while it waits for its restart: nobody is there to get the signal
 	}
 	e.ask(what, sig, byPerson)
+	e.doom(sig)
 	if err := inst.Signal(ctx, sig); err != nil && !errdefs.IsNotFound(err) { // not found: it is ending
 		return wrap(err, "cannot kill container: %s", e.id)
 	}
@@ -142,13 +141,14 @@ func (s *stopper) send(ctx context.Context, e *entry, sig syscall.Signal, what s
 
 // want notes the wish for an end; on record only where a policy would read it
 // after a crash.
-func (s *stopper) want(ctx context.Context, e *entry) error {
+func (s *stopper) want(ctx context.Context, e *entry) {
 	e.setStopped()
 	c := e.record()
 	if c.StoppedByUser || c.HostConfig.RestartPolicy.IsNone() {
-		return nil
+		return
 	}
-	return s.save(ctx, e, false, func(c *model.Container) { c.StoppedByUser = true })
+	// A full disk is no reason not to stop something.
+	s.force(ctx, e, func(c *model.Container) { c.StoppedByUser = true })
 }
 
 // thaw lets a paused container go on so that it sees its signal.
@@ -156,7 +156,8 @@ func (s *stopper) thaw(ctx context.Context, e *entry, inst driver.Instance) erro
 	if err := inst.Resume(ctx); err != nil {
 		return wrap(err, "cannot unpause container %s", e.id)
 	}
-	return s.save(ctx, e, false, func(c *model.Container) { c.State.Phase = container.StateRunning })
+	s.force(ctx, e, func(c *model.Container) { c.State.Phase = container.StateRunning })
+	return nil
 }
 
 // cancelRestart ends the wait between two runs.

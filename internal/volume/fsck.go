@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/moby/moby/api/types/volume"
 	"github.com/moby/sys/mountinfo"
 
 	"wharf/internal/model"
@@ -71,7 +72,7 @@ func (r *Room) fsckUses(records []model.Container) []model.Finding {
 			}
 			f := model.Finding{Thing: thingUse, Name: m.Name + " by " + string(c.ID), ID: c.ID}
 			if v := r.vols[m.Name]; v == nil {
-				f.Detail = fmt.Sprintf("container %s has volume %s, which is gone", c.ID.Short(), m.Name) + "; its next start makes an empty one"
+				f.Detail, f.Remedy = fmt.Sprintf("container %s has volume %s, which is gone", c.ID.Short(), m.Name), "make an empty one"
 				out = append(out, f)
 			} else if _, ok := v.users[c.ID]; !ok {
 				f.Detail, f.Remedy = fmt.Sprintf("container %s has volume %s, which does not know it and could be removed", c.ID.Short(), m.Name), "hold it for the container"
@@ -129,6 +130,14 @@ func (r *Room) repairDir(name string) error {
 func (r *Room) repairUse(ctx context.Context, name string, f model.Finding) error {
 	if strings.HasPrefix(f.Detail, "held by") {
 		return r.Unuse(ctx, f.ID, nil, false)
+	}
+	if _, err := r.get(name); err != nil {
+		q := volume.CreateRequest{Name: name}
+		if len(name) == 64 { // such names are given to those that a person did not name
+			q.Labels = map[string]string{labelAnonymous: ""}
+		}
+		_, err := r.create(q, f.ID)
+		return err
 	}
 	return r.Restore(ctx, f.ID, []model.Mount{{Type: "volume", Name: name}})
 }

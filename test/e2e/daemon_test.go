@@ -173,15 +173,21 @@ func (d *daemon) signal(sig syscall.Signal, limit time.Duration) error {
 }
 
 // end removes every container, stops the daemon, and looks for leftovers.
-func (d *daemon) end() error {
+func (d *daemon) end() error { return d.endKeeping(func() {}) }
+
+// endKeeping is end with something to do between the daemon's end and the
+// removal of its directory.
+func (d *daemon) endKeeping(then func()) error {
 	var errs []error
 	if out := d.docker("ps", "-aq"); out.Stdout != "" {
 		ids := strings.Fields(out.Stdout)
 		errs = append(errs, fmt.Errorf("containers that no test removed: %v", ids))
 		d.docker(append([]string{"rm", "-f", "-v"}, ids...)...)
 	}
-	errs = append(errs, eventually(3*time.Second, func() error { return d.fsck() }))
-	errs = append(errs, d.stop(), eventually(3*time.Second, func() error { return d.fsckDown() }))
+	errs = append(errs, d.emptyTrash(), eventually(3*time.Second, func() error { return d.fsck() }))
+	errs = append(errs, d.stop())
+	then()
+	errs = append(errs, eventually(3*time.Second, func() error { return d.fsckDown() }))
 	if err := errors.Join(errs...); err != nil {
 		killStrays(d.dir) // so that a failed run leaves no processes
 		return fmt.Errorf("%w\n(kept for you to look at: %s)", err, d.dir)
