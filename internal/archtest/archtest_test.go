@@ -22,6 +22,8 @@ var mayImport = map[string][]string{
 
 	"internal/model": nil,
 	"internal/undo":  nil,
+	// What a writable layer changed: read by the host and, in a VM, by the agent.
+	"internal/overlay": nil,
 
 	// What --log-opt may say is decided by plan and read by the writer.
 	"internal/plan":         {"internal/model", "internal/logs/logopts"},
@@ -31,7 +33,7 @@ var mayImport = map[string][]string{
 	"internal/logs":         {"internal/model"},
 	"internal/driver":       {"internal/model"},
 
-	"internal/image":   {"internal/model", "internal/undo"},
+	"internal/image":   {"internal/model", "internal/overlay", "internal/undo"},
 	"internal/build":   {"internal/model", "internal/undo"},
 	"internal/network": {"internal/model", "internal/undo"},
 	"internal/volume":  {"internal/model", "internal/undo"},
@@ -57,7 +59,7 @@ var mayImport = map[string][]string{
 
 	// The log writer's plan is a model type.
 	"internal/monitor": {"api/monitorapi", "internal/logs", "internal/logs/logopts", "internal/model", "internal/runtime", "internal/undo"},
-	"internal/guest":   {"api/guestapi", "internal/archive", "internal/model", "internal/runtime", "internal/undo"}, // archive's roots are model's
+	"internal/guest":   {"api/guestapi", "internal/archive", "internal/model", "internal/overlay", "internal/runtime", "internal/undo"}, // archive's roots are model's
 
 	"internal/lifecycle": {"internal/driver", "internal/model", "internal/plan"},
 	"internal/dockerapi": {"internal/model"},

@@ -22,8 +22,9 @@ type Agent struct {
 	group   *cgroup.Group
 
 	mu     sync.Mutex
-	boot   *guestapi.Boot // nil until OpBoot
-	main   *process       // nil until OpStart; stays after its end
+	boot   *guestapi.Boot    // nil until OpBoot
+	main   *process          // nil until OpStart; stays after its end
+	root   *guestapi.Overlay // of main
 	execs  map[string]*process
 	paused bool
 	lost   time.Time // when the session was lost; zero while there is one

@@ -43,7 +43,7 @@ func (a *Agent) become(b *guestapi.Boot) error {
 	}
 	net := make(chan error, 1)
 	a.spawn(func() { net <- interfaces(b.Interfaces) })
-	err := a.files(b)
+	err := a.disks(b)
 	if err = errors.Join(<-net, err); err != nil {
 		return err
 	}
@@ -55,7 +55,8 @@ func (a *Agent) become(b *guestapi.Boot) error {
 	return nil
 }
 
-func (a *Agent) files(b *guestapi.Boot) error {
+// disks mounts and writes what the host says.
+func (a *Agent) disks(b *guestapi.Boot) error {
 	for i := range b.Mounts {
 		if err := a.mount(&b.Mounts[i]); err != nil {
 			return err

@@ -31,27 +31,35 @@ func kindOf(err error) string {
 	return guestapi.KindInternal
 }
 
-// root is the container's root: through its process while that lives, so that
-// its mounts are seen, else the overlay.
-func (a *Agent) root() (model.Root, error) {
+// files is the container's root: through its process while that lives, so
+// that its mounts are seen; else the overlay, which is mounted anew at its first
+// use after the process's end.
+func (a *Agent) files() (model.Root, error) {
 	a.mu.Lock()
-	var pid int
+	defer a.mu.Unlock()
 	if a.main != nil {
-		pid, _ = a.main.state()
+		pid, exit := a.main.state()
+		switch {
+		case pid != 0:
+			return model.Root{Dir: fmt.Sprintf("/proc/%d/root", pid)}, nil
+		case exit == nil:
+			return model.Root{}, failed(guestapi.KindUnavailable, "the container is being started")
+		}
 	}
-	b := a.boot
-	a.mu.Unlock()
-	if pid != 0 {
-		return model.Root{Dir: fmt.Sprintf("/proc/%d/root", pid)}, nil
+	if a.boot.Root == nil {
+		if a.root == nil {
+			return model.Root{}, failed(guestapi.KindUnavailable, "the machine has no container's files")
+		}
+		if err := mountOverlay(a.root); err != nil {
+			return model.Root{}, err
+		}
+		a.boot.Root = a.root
 	}
-	if b.Root != nil {
-		return model.Root{Dir: guestapi.RootDir}, nil
-	}
-	return model.Root{}, failed(guestapi.KindUnavailable, "the container's process has ended and its files are not mounted")
+	return model.Root{Dir: guestapi.RootDir}, nil
 }
 
 func (a *Agent) stat(c *call) error {
-	root, err := a.root()
+	root, err := a.files()
 	if err != nil {
 		return err
 	}
@@ -67,7 +75,7 @@ func (a *Agent) stat(c *call) error {
 }
 
 func (a *Agent) get(c *call) error {
-	root, err := a.root()
+	root, err := a.files()
 	if err != nil {
 		return err
 	}
@@ -87,7 +95,7 @@ func (a *Agent) get(c *call) error {
 }
 
 func (a *Agent) export(c *call) error {
-	root, err := a.root()
+	root, err := a.files()
 	if err != nil {
 		return err
 	}
@@ -158,7 +166,7 @@ func (a *Agent) put(c *call) error {
 	if c.req.Put == nil {
 		return invalid("there is nothing to put")
 	}
-	root, err := a.root()
+	root, err := a.files()
 	if err != nil {
 		return err
 	}

@@ -129,37 +129,20 @@ func mountOverlay(o *guestapi.Overlay) error {
 	if len(o.Lower) == 0 {
 		return invalid("the root has no layers")
 	}
-	if len(o.Lower) == 1 && o.Upper == "" {
+	// mount(2) and not fsconfig(2), whose strings end at 255 bytes. The options
+	// are those of the runtime's overlays.
+	data := "redirect_dir=nofollow,metacopy=off,index=off,lowerdir=" + strings.Join(o.Lower, ":")
+	switch {
+	case o.Upper != "":
+		data += ",upperdir=" + o.Upper + ",workdir=" + o.Work
+	case len(o.Lower) == 1: // an overlay needs two
 		if err := unix.Mount(o.Lower[0], guestapi.RootDir, "", unix.MS_BIND, ""); err != nil {
 			return fmt.Errorf("mount root: %w", err)
 		}
 		return nil
 	}
-	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return os.NewSyscallError("fsopen", err)
-	}
-	defer unix.Close(fs)
-	// One string: kernels before 6.7 know no "lowerdir+". Our names are short.
-	set := [][2]string{{"source", "overlay"}, {"lowerdir", strings.Join(o.Lower, ":")}}
-	if o.Upper != "" {
-		set = append(set, [2]string{"upperdir", o.Upper}, [2]string{"workdir", o.Work})
-	}
-	for _, kv := range set {
-		if err := unix.FsconfigSetString(fs, kv[0], kv[1]); err != nil {
-			return fmt.Errorf("overlay: %s=%s: %w", kv[0], kv[1], err)
-		}
-	}
-	if err := unix.FsconfigCreate(fs); err != nil {
-		return fmt.Errorf("overlay: %w", err)
-	}
-	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
-	if err != nil {
-		return os.NewSyscallError("fsmount", err)
-	}
-	defer unix.Close(fd)
-	if err := unix.MoveMount(fd, "", unix.AT_FDCWD, guestapi.RootDir, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return os.NewSyscallError("move_mount", err)
+	if err := unix.Mount("overlay", guestapi.RootDir, "overlay", 0, data); err != nil {
+		return fmt.Errorf("mount overlay of %d layers: %w", len(o.Lower), err)
 	}
 	return nil
 }

@@ -65,6 +65,7 @@ func (a *Agent) start(c *call) error {
 		return failed(guestapi.KindConflict, "the machine has started its process before")
 	}
 	a.main = p
+	a.root = &guestapi.Overlay{Lower: prepared.Root.Lower, Upper: prepared.Root.Upper, Work: prepared.Root.Work}
 	a.mu.Unlock()
 	err := p.begin(q, func(f runtime.Files) (*runtime.Process, error) { return runtime.Create(&prepared, f) })
 	if err != nil {

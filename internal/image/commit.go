@@ -22,6 +22,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"wharf/internal/model"
+	"wharf/internal/overlay"
 )
 
 // Commit implements lifecycle's images. config gives the time, author and
@@ -182,7 +183,7 @@ func (s *Store) writeDiff(ctx context.Context, r model.Rootfs) (ocispec.Descript
 		// The overlay's order: a directory before its content; the tar writer
 		// turns deletions into whiteouts and keeps hard links.
 		cw, n := archive.NewChangeWriter(w, r.Upper), 0
-		err := walkChanges(ctx, r, func(kind container.ChangeType, path string, now fs.FileInfo) error {
+		err := overlay.Walk(ctx, r.Upper, r.Lower, func(kind overlay.Kind, path string, now fs.FileInfo) error {
 			n++
 			return cw.HandleChange(continuityKind(kind), path, now, nil)
 		})
