@@ -58,6 +58,9 @@ func (d *daemon) run(ctx context.Context) (err error) {
 		return err
 	}
 	setProxies(d.cfg)
+	if err := useTemp(d.cfg.DataRoot); err != nil {
+		return err
+	}
 	begin := time.Now()
 	if d.rooms, err = openRooms(ctx, d.cfg, &d.live, &held); err != nil {
 		return err

@@ -16,6 +16,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"wharf/internal/archive"
+	"wharf/internal/build"
 	"wharf/internal/config"
 	"wharf/internal/dockerapi"
 	"wharf/internal/driver/native"
@@ -38,6 +39,7 @@ type rooms struct {
 	networks *network.Room
 	volumes  *volume.Room
 	engine   *lifecycle.Engine
+	builds   *build.Room
 	system   *sysinfo
 	nudged   atomic.Pointer[lifecycle.Engine] // the engine, for rooms that are open before it
 	cdi      *cdiDevices
@@ -105,6 +107,10 @@ func openRooms(ctx context.Context, c *config.Config, live *atomic.Pointer[confi
 	}
 	r.nudged.Store(r.engine)
 	held.Push(func() error { r.engine.Close(); return nil })
+	if r.builds, err = openBuilds(c, r.images, r.engine); err != nil {
+		return nil, err
+	}
+	held.Push(r.builds.Close)
 	r.system = &sysinfo{rooms: r, live: live, plan: pf}
 	return r, r.system.open(c.DataRoot)
 }
@@ -187,7 +193,7 @@ func (r *rooms) imageUsers(context.Context) ([]image.User, error) {
 // handler is the API.
 func (r *rooms) handler() http.Handler {
 	api := dockerapi.New(dockerapi.Options{
-		Containers: r.engine, Images: r.images, Networks: r.networks, Volumes: r.volumes, VolumeData: r.volumes,
+		Containers: r.engine, Images: r.images, Networks: r.networks, Volumes: r.volumes, VolumeData: r.volumes, Builds: r.builds, Builder: "2",
 		NetworkLimits: r.engine,
 		System:        r.system, Feed: r.records, Removed: r.engine, Wharf: r.own(), Version: release(),
 	})

@@ -5,7 +5,6 @@ import (
 	"net/http"
 
 	"github.com/containerd/errdefs"
-	"github.com/moby/moby/api/types/build"
 )
 
 // Endpoints of Docker's that are not there, and what they answer. Where a
@@ -31,10 +30,6 @@ func absentRoutes() []route {
 		}},
 		{method: "GET", path: "/plugins/{}/json", since: 25, handle: func(c *call) error {
 			return errdefs.ErrNotFound.WithMessage(fmt.Sprintf("plugin %q not found", c.name))
-		}},
-		// No builder has no cache; "docker system prune" asks.
-		{method: "POST", path: "/build/prune", since: 31, handle: func(c *call) error {
-			return c.json(http.StatusOK, build.CachePruneReport{})
 		}},
 		{method: "POST", path: "/swarm/leave", handle: func(*call) error {
 			return errdefs.ErrUnavailable.WithMessage("This node is not part of a swarm")
@@ -64,7 +59,6 @@ func absentRoutes() []route {
 			{"POST", "/plugins/{}/enable"}, {"POST", "/plugins/{}/disable"}, {"POST", "/plugins/{}/upgrade"},
 			{"POST", "/plugins/{}/push"}, {"POST", "/plugins/{}/set"},
 		},
-		"building images":        {{"POST", "/build"}, {"POST", "/build/cancel"}, {"POST", "/session"}, {"POST", "/grpc"}},
 		"checkpoint and restore": {{"GET", "/containers/{}/checkpoints"}, {"POST", "/containers/{}/checkpoints"}, {"DELETE", "/containers/{}/checkpoints"}},
 	} {
 		for _, p := range paths {

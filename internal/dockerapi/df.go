@@ -1,6 +1,7 @@
 package dockerapi
 
 import (
+	"context"
 	"net/http"
 
 	"github.com/containerd/errdefs"
@@ -101,12 +102,38 @@ func (s *server) collectUsage(c *call, want map[system.DiskUsageObject]bool, ver
 		eg.Go(func() (err error) { du.VolumeUsage, err = s.Volumes.DiskUsage(ctx, verbose); return err })
 	}
 	if want[system.BuildCacheObject] {
-		du.BuildCacheUsage = &build.DiskUsage{} // no builder, no cache
+		eg.Go(func() (err error) { du.BuildCacheUsage, err = s.buildUsage(ctx); return err })
 	}
 	if err := eg.Wait(); err != nil {
 		return nil, err
 	}
 	return &du, nil
+}
+
+// buildUsage counts the build cache. Shared records belong to images.
+func (s *server) buildUsage(ctx context.Context) (*build.DiskUsage, error) {
+	u := &build.DiskUsage{}
+	if s.Builds == nil {
+		return u, nil
+	}
+	records, err := s.Builds.Records(ctx)
+	if err != nil {
+		return nil, err
+	}
+	u.Items, u.TotalCount = records, int64(len(records))
+	for _, r := range records {
+		if r.InUse {
+			u.ActiveCount++
+		}
+		if r.Shared {
+			continue
+		}
+		u.TotalSize += r.Size
+		if !r.InUse {
+			u.Reclaimable += r.Size
+		}
+	}
+	return u, nil
 }
 
 func legacyOf(v version, du *system.DiskUsage) *legacyUsage {

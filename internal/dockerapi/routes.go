@@ -78,7 +78,7 @@ func (s *server) table() []route {
 	var t []route
 	for _, part := range [][]route{
 		s.systemRoutes(), s.containerRoutes(), s.execRoutes(), s.imageRoutes(),
-		s.networkRoutes(), s.volumeRoutes(), absentRoutes(),
+		s.networkRoutes(), s.volumeRoutes(), s.buildRoutes(), absentRoutes(),
 	} {
 		t = append(t, part...)
 	}

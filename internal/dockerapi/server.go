@@ -21,6 +21,7 @@ type Options struct {
 	Networks   Networks
 	Volumes    Volumes
 	VolumeData VolumeData
+	Builds     Builds
 	Removed    Removed
 	System     System
 	Feed       Feed

@@ -80,6 +80,7 @@ type Engine struct {
 	fsck
 	restorer
 	removedOnes
+	buildSteps
 	recoverer *recoverer
 }
 
@@ -141,7 +142,7 @@ func assemble(c *core, end context.CancelFunc) *Engine {
 		execs: execs, stats: stats{c}, tops: tops{c}, settings: settings{c}, pruner: pruner{c, remove, new(atomic.Bool)},
 		files: files{c}, committer: committer{c, pause}, connector: connector{c}, limits: limits{c},
 		fsck:     fsck{c, &ownCheck{c, create, remove, exits}, c.opts.Checks, new(sync.Mutex)},
-		restorer: restorer{c}, removedOnes: removedOnes{c, lists{c}, inspect},
+		restorer: restorer{c}, removedOnes: removedOnes{c, lists{c}, inspect}, buildSteps: buildSteps{c, start, create},
 		recoverer: &recoverer{core: c, creator: create, starter: start, exits: exits, remover: remove, health: health},
 	}
 }

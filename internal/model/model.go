@@ -147,6 +147,9 @@ type Mount struct {
 	// layers' directories, topmost first, filled in at each start.
 	Image *Image   `json:"image,omitempty"`
 	Lower []string `json:"lower,omitempty"`
+	// Upper and Work make it writable; only build steps have them.
+	Upper string `json:"upper,omitempty"`
+	Work  string `json:"work,omitempty"`
 }
 
 // Endpoint is one container's place on one network while it runs.

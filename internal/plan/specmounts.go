@@ -137,6 +137,9 @@ func imageMount(m model.Mount) specs.Mount {
 	for _, l := range m.Lower {
 		opts = append(opts, "lowerdir+="+l)
 	}
+	if m.Upper != "" {
+		opts = append(opts[1:], "upperdir="+m.Upper, "workdir="+m.Work)
+	}
 	if m.Subpath != "" {
 		opts = append(opts, "subpath="+m.Subpath)
 	}

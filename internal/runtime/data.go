@@ -95,6 +95,8 @@ type HostMount struct {
 	Data      []string      `json:"data,omitempty"`    // dev: tmpfs options
 	Nodes     []Node        `json:"nodes,omitempty"`   // dev: what is in it
 	Lower     []string      `json:"lower,omitempty"`   // layers: directories, topmost first
+	Upper     string        `json:"upper,omitempty"`   // layers: what is written goes there
+	Work      string        `json:"work,omitempty"`    // layers: overlay's own, beside Upper
 	Subpath   string        `json:"subpath,omitempty"` // layers: what of them, a clean relative path
 	Dest      string        `json:"dest,omitempty"`    // for messages
 }
@@ -106,7 +108,8 @@ type HostMountKind string
 const (
 	HostBind HostMountKind = "bind"
 	HostDev  HostMountKind = "dev" // a tmpfs with device nodes
-	// HostLayers is a read-only overlay of directories, or a part of it.
+	// HostLayers is an overlay of directories, or a part of it; read-only
+	// without Upper.
 	HostLayers HostMountKind = "layers"
 	// HostCgroup binds a directory of the container's cgroups, once made.
 	HostCgroup HostMountKind = "cgroup"

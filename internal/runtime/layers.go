@@ -9,10 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// layersMount makes a detached, read-only overlay of h.Lower, or of one
+// layersMount makes a detached overlay of h.Lower, read-only unless h.Upper is set, or of one
 // directory or file in it.
 func (m *rootMaker) layersMount(h *HostMount) (int, error) {
-	r := &Root{Lower: h.Lower, IDMap: h.IDMap}
+	r := &Root{Lower: h.Lower, Upper: h.Upper, Work: h.Work, IDMap: h.IDMap}
 	fd, err := m.root(r)
 	if err != nil {
 		return -1, err
@@ -25,7 +25,11 @@ func (m *rootMaker) layersMount(h *HostMount) (int, error) {
 		}
 		fd = part
 	}
-	if err := setAttr(fd, h.Set|unix.MOUNT_ATTR_RDONLY, 0, 0, 0); err != nil {
+	set := h.Set
+	if h.Upper == "" {
+		set |= unix.MOUNT_ATTR_RDONLY
+	}
+	if err := setAttr(fd, set, 0, 0, 0); err != nil {
 		_ = unix.Close(fd)
 		return -1, fmt.Errorf("mount options: %w", err)
 	}

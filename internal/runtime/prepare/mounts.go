@@ -97,7 +97,8 @@ func (c *container) bindMount(m *specs.Mount, o *mountOptions, dest string) erro
 // lowerWord names layers one by one, as fsconfig(2) takes them.
 const lowerWord = "lowerdir+="
 
-// layersMount is an image of which a container sees all or a part, read-only:
+// layersMount is an image of which a container sees all or a part, read-only
+// unless it has an upper directory:
 // made by the caller's side, since a user namespace may not idmap the layers.
 func (c *container) layersMount(o *mountOptions, dest string) error {
 	h := runtime.HostMount{Kind: runtime.HostLayers, Dest: dest, IDMap: c.mapped && !c.o.Unshifted, Set: o.set}
@@ -106,6 +107,10 @@ func (c *container) layersMount(o *mountOptions, dest string) error {
 			h.Lower = append(h.Lower, l)
 		} else if sub, ok := strings.CutPrefix(d, "subpath="); ok && filepath.IsLocal(sub) {
 			h.Subpath = sub
+		} else if up, ok := strings.CutPrefix(d, "upperdir="); ok && filepath.IsAbs(up) {
+			h.Upper = up
+		} else if work, ok := strings.CutPrefix(d, "workdir="); ok && filepath.IsAbs(work) {
+			h.Work = work
 		} else {
 			return refuse("overlay at %s: option %q is not understood", dest, d)
 		}

@@ -1,0 +1,53 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+
+	"wharf/internal/build"
+	"wharf/internal/config"
+	"wharf/internal/image"
+	"wharf/internal/lifecycle"
+)
+
+// openBuilds makes the build room, which sets nothing up before the first
+// build.
+func openBuilds(c *config.Config, images *image.Store, engine *lifecycle.Engine) (*build.Room, error) {
+	return build.New(build.Options{
+		Root: filepath.Join(c.DataRoot, "build"), Namespace: image.Namespace, Images: images, Steps: engine, Version: release(),
+	})
+}
+
+// useTemp makes <data root>/tmp the place for files that BuildKit and others
+// make for a moment, so that they are on the same file system as what they
+// become, and clears what a dead daemon left and mounted there.
+func useTemp(dataRoot string) error {
+	dir := filepath.Join(dataRoot, "tmp")
+	left, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir + "/"))
+	if err != nil {
+		return err
+	}
+	for i := len(left) - 1; i >= 0; i-- {
+		if err := unix.Unmount(left[i].Mountpoint, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("unmount %s, left by an earlier daemon: %w", left[i].Mountpoint, err)
+		}
+	}
+	old, err := os.ReadDir(dir)
+	if err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	for _, e := range old {
+		if strings.HasPrefix(e.Name(), "buildkit-") {
+			_ = os.RemoveAll(filepath.Join(dir, e.Name()))
+		}
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return os.Setenv("TMPDIR", dir)
+}

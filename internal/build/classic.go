@@ -1,0 +1,193 @@
+package build
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+
+	cerrdefs "github.com/containerd/errdefs"
+	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/exporter/containerimage/exptypes"
+	"github.com/moby/buildkit/session/upload/uploadprovider"
+
+	"wharf/internal/model"
+)
+
+// builds are the classic ones under way, by the id that their client gave.
+type builds struct {
+	mu   sync.Mutex
+	stop map[string]context.CancelFunc
+}
+
+func (b *builds) enter(id string, stop context.CancelFunc) (leave func()) {
+	if id == "" {
+		return func() {}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.stop == nil {
+		b.stop = map[string]context.CancelFunc{}
+	}
+	b.stop[id] = stop
+	return func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		delete(b.stop, id)
+	}
+}
+
+// Cancel ends the build that a client called id.
+func (r *Room) Cancel(_ context.Context, id string) error {
+	r.builds.mu.Lock()
+	stop := r.builds.stop[id]
+	r.builds.mu.Unlock()
+	if stop == nil {
+		return cerrdefs.ErrNotFound.WithMessage("no build has the id " + id)
+	}
+	stop()
+	return nil
+}
+
+// Build serves POST /build: body is the context as a tar, unless q.Remote says
+// another.
+func (r *Room) Build(ctx context.Context, q model.BuildRequest, body io.Reader, send model.Progress) error {
+	if q.Squash {
+		return cerrdefs.ErrNotImplemented.WithMessage("squash: BuildKit squashes nothing; use a multi-stage build with COPY --from")
+	}
+	k, err := r.up()
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	defer r.builds.enter(q.ID, stop)()
+
+	opt, err := solveOptions(q)
+	if err != nil {
+		return err
+	}
+	up := uploadprovider.New()
+	switch {
+	case q.Remote == "client-session":
+	case q.Remote != "":
+		opt.FrontendAttrs["context"] = q.Remote
+	default:
+		opt.FrontendAttrs["context"] = up.Add(io.NopCloser(body))
+	}
+	opt.Session = append(opt.Session, up, &credentials{all: q.Auth})
+
+	out := newStream(q, send)
+	statuses := make(chan *client.SolveStatus)
+	shown := make(chan struct{})
+	go func() {
+		defer close(shown)
+		for st := range statuses {
+			out.status(st)
+		}
+	}()
+	res, err := k.client.Solve(ctx, nil, opt, statuses)
+	<-shown
+	if err != nil {
+		return out.failed(err)
+	}
+	out.done(res.ExporterResponse[exptypes.ExporterImageDigestKey])
+	return nil
+}
+
+// solveOptions puts a request into the Dockerfile frontend's words.
+func solveOptions(q model.BuildRequest) (client.SolveOpt, error) {
+	a := map[string]string{"filename": q.Dockerfile}
+	set := func(key, v string) {
+		if v != "" && v != "0" {
+			a[key] = v
+		}
+	}
+	if q.Dockerfile == "" {
+		a["filename"] = "Dockerfile"
+	}
+	set("target", q.Target)
+	set("platform", q.Platform)
+	set("add-hosts", strings.Join(equals(q.ExtraHosts), ","))
+	set("cgroup-parent", q.CgroupParent)
+	for key, n := range map[string]int64{
+		"shm-size": q.ShmSize, "memory": q.Memory, "memswap": q.MemorySwap,
+		"cpushares": q.CPUShares, "cpuperiod": q.CPUPeriod, "cpuquota": q.CPUQuota,
+	} {
+		set(key, fmt.Sprint(n))
+	}
+	set("cpusetcpus", q.CpusetCpus)
+	set("cpusetmems", q.CpusetMems)
+	a["image-resolve-mode"] = "local"
+	if q.Pull {
+		a["image-resolve-mode"] = "pull"
+	}
+	if q.NoCache {
+		a["no-cache"] = ""
+	}
+	for name, v := range q.Args {
+		if v != nil {
+			a["build-arg:"+name] = *v
+		}
+	}
+	for name, v := range q.Labels {
+		a["label:"+name] = v
+	}
+	if err := networkMode(q.Network, a); err != nil {
+		return client.SolveOpt{}, err
+	}
+	var limits []string
+	for _, l := range q.Ulimits {
+		limits = append(limits, fmt.Sprintf("%s=%d:%d", l.Name, l.Soft, l.Hard))
+	}
+	set("ulimit", strings.Join(limits, ","))
+
+	opt := client.SolveOpt{Frontend: "dockerfile.v0", FrontendAttrs: a, AllowedEntitlements: []string{"network.host"}}
+	for _, ref := range q.CacheFrom {
+		opt.CacheImports = append(opt.CacheImports, client.CacheOptionsEntry{Type: "registry", Attrs: map[string]string{"ref": ref}})
+	}
+	exports, err := exportsOf(q)
+	opt.Exports = exports
+	return opt, err
+}
+
+// networkMode sets what RUN steps are connected to.
+func networkMode(mode string, attrs map[string]string) error {
+	switch mode {
+	case "", "default", "bridge":
+	case "host", "none":
+		attrs["force-network-mode"] = mode
+	default:
+		return cerrdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("network mode %q is not there for builds: use default, host or none", mode))
+	}
+	return nil
+}
+
+// exportsOf is the image store, unless the client says another.
+func exportsOf(q model.BuildRequest) ([]client.ExportEntry, error) {
+	if len(q.Outputs) > 1 {
+		return nil, cerrdefs.ErrInvalidArgument.WithMessage("only one output is possible here")
+	}
+	if len(q.Outputs) == 1 && q.Outputs[0].Type != mobyExporter && q.Outputs[0].Type != client.ExporterImage {
+		o := q.Outputs[0]
+		if o.Type == "cacheonly" {
+			return nil, nil
+		}
+		return nil, cerrdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("output %q through POST /build is not there: use buildx or wharf build", o.Type))
+	}
+	return []client.ExportEntry{{Type: mobyExporter, Attrs: map[string]string{"name": strings.Join(q.Tags, ",")}}}, nil
+}
+
+// equals writes "host:ip" as the frontend reads it.
+func equals(hosts []string) []string {
+	out := make([]string, len(hosts))
+	for i, h := range hosts {
+		name, ip, ok := strings.Cut(h, "=")
+		if !ok {
+			name, ip, _ = strings.Cut(h, ":")
+		}
+		out[i] = name + "=" + ip
+	}
+	return out
+}
