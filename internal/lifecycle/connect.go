@@ -2,7 +2,10 @@ package lifecycle
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 
@@ -46,6 +49,9 @@ func (s connector) Connect(ctx context.Context, name, ref string, want *network.
 	attached := c.Attached
 	if c.State.Running() {
 		ep, err := s.networks.Connect(ctx, s.running(c, one), name)
+		if err != nil && processGone(c.State.Pid) { // it has ended just now: it is connected at its next start
+			return s.save(ctx, e, true, func(c *model.Container) { c.Endpoints = all })
+		}
 		if err != nil {
 			return err
 		}
@@ -59,6 +65,13 @@ func (s connector) Connect(ctx context.Context, name, ref string, want *network.
 		_ = s.networks.Disconnect(ctx, e.id, name, true)
 	}
 	return err
+}
+
+// processGone reports that a process has ended, though its exit may not be
+// recorded yet: it has no namespaces any more.
+func processGone(pid int) bool {
+	_, err := os.Stat(fmt.Sprintf("/proc/%d/ns/net", pid))
+	return errors.Is(err, os.ErrNotExist)
 }
 
 // connectable says why c cannot be on a further network.
