@@ -103,7 +103,7 @@ func (r *Room) ensure(n *net) (int, error) {
 	if err := r.fw.apply(); err != nil {
 		r.warn("no nftables: containers cannot reach other machines unless the host translates and forwards for them, and published ports do not work (%v)", err)
 	}
-	r.strangers(n)
+	r.noticeStrangers()
 	n.index = i
 	return i, nil
 }

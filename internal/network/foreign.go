@@ -1,6 +1,7 @@
 package network
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -120,26 +121,83 @@ func (f *firewall) passes(rs ruleset, hook nftables.ChainHook) []pass {
 	return all
 }
 
-// strangers warns about chains of others that drop by default what our
-// networks need: a packet has to be let through by every table.
-func (r *Room) strangers(n *net) {
-	c, err := nftables.New()
-	if err != nil || r.opts.FirewallMode == FirewallDocker {
-		return
+// strangers says which chains of others drop by default what our networks
+// need: a packet has to be let through by every table.
+func (r *Room) strangers() []string {
+	if r.opts.FirewallMode == FirewallDocker {
+		return nil
 	}
+	r.mu.Lock()
+	var live []*net
+	for _, n := range r.nets {
+		if n.isBridge() && n.live.Load() {
+			live = append(live, n)
+		}
+	}
+	r.mu.Unlock()
+	if len(live) == 0 {
+		return nil
+	}
+	slices.SortFunc(live, func(a, b *net) int { return strings.Compare(a.rec.Name, b.rec.Name) })
+	c, done, err := openNFT()
+	if err != nil {
+		return nil
+	}
+	defer done()
 	chains, err := c.ListChains()
 	if err != nil {
-		return
+		return nil
 	}
+	var all []string
 	for _, x := range chains {
-		if !r.fw.foreign(x) || x.Policy == nil || *x.Policy != nftables.ChainPolicyDrop {
+		if !r.fw.foreign(x) || !refusing(c, x) {
 			continue
 		}
-		switch {
-		case *x.Hooknum == *nftables.ChainHookForward && !n.rec.Internal:
-			r.warn("chain %s of nftables table %s drops forwarded packets by default: containers reach other machines, and are reached at published ports, only if it accepts what goes in and out by %s (docs/networking.md), or with firewall-mode docker", x.Name, x.Table.Name, n.link())
-		case *x.Hooknum == *nftables.ChainHookInput && n.hasNames():
-			r.warn("chain %s of nftables table %s drops incoming packets by default: containers of network %s find each other by name only if it accepts port %d from %s (docs/networking.md), or with firewall-mode docker", x.Name, x.Table.Name, n.rec.Name, n.dnsAt.Load(), n.link())
+		for _, n := range live {
+			switch {
+			case *x.Hooknum == *nftables.ChainHookForward && !n.rec.Internal:
+				all = append(all, fmt.Sprintf("chain %s of nftables table %s drops forwarded packets by default: containers reach other machines, and are reached at published ports, only if it accepts what goes in and out by %s (docs/networking.md), or with firewall-mode docker", x.Name, x.Table.Name, n.link()))
+			case *x.Hooknum == *nftables.ChainHookInput && n.hasNames():
+				all = append(all, fmt.Sprintf("chain %s of nftables table %s drops incoming packets by default: containers of network %s find each other by name only if it accepts port %d from %s (docs/networking.md), or with firewall-mode docker", x.Name, x.Table.Name, n.rec.Name, n.dnsAt.Load(), n.link()))
+			}
+		}
+	}
+	return all
+}
+
+// refusing reports whether a chain lets nothing through that it does not name:
+// by its policy, or by its last rule, as firewalld does it.
+func refusing(c *nftables.Conn, x *nftables.Chain) bool {
+	if x.Policy != nil && *x.Policy == nftables.ChainPolicyDrop {
+		return true
+	}
+	rules, err := c.GetRules(x.Table, x)
+	if err != nil || len(rules) == 0 {
+		return false
+	}
+	for _, e := range rules[len(rules)-1].Exprs {
+		switch e := e.(type) {
+		case *expr.Counter, *expr.Log:
+		case *expr.Reject:
+			return true
+		case *expr.Verdict:
+			return e.Kind == expr.VerdictDrop
+		default:
+			return false // it asks something first
+		}
+	}
+	return false
+}
+
+// noticeStrangers logs what strangers says, each text once.
+func (r *Room) noticeStrangers() {
+	for _, text := range r.strangers() {
+		r.mu.Lock()
+		_, known := r.noticed[text]
+		r.noticed[text] = struct{}{}
+		r.mu.Unlock()
+		if !known {
+			r.log.Warn(text)
 		}
 	}
 }

@@ -72,6 +72,7 @@ type Room struct {
 	leaving  map[model.ID][]string             // guarded by mu: interfaces inside that Refresh removes
 	insiders map[model.ID]*nameServer          // guarded by mu: name servers in containers' namespaces
 	warnings map[string]struct{}               // guarded by mu
+	noticed  map[string]struct{}               // guarded by mu: other firewalls' chains that were logged
 }
 
 // net is a network: its record and what is known of it at run time.
@@ -110,7 +111,7 @@ func Open(ctx context.Context, o Options) (*Room, error) {
 	r := &Room{
 		opts: o, log: o.Log.With("room", "network"), store: store{o.Dir},
 		nets: map[string]*net{}, held: map[model.ID]map[string]*endpoint{},
-		ports: map[portKey][]*portHolder{}, leaving: map[model.ID][]string{}, insiders: map[model.ID]*nameServer{}, warnings: map[string]struct{}{},
+		ports: map[portKey][]*portHolder{}, leaving: map[model.ID][]string{}, insiders: map[model.ID]*nameServer{}, warnings: map[string]struct{}{}, noticed: map[string]struct{}{},
 	}
 	var err error
 	if r.rt, err = openRTNL(); err != nil {
@@ -182,15 +183,13 @@ func (r *Room) Close() error {
 	return errors.Join(err, r.rt.close())
 }
 
-// Warnings says what this machine lacks, for "docker info".
+// Warnings says what this machine lacks, and what other firewalls keep from
+// containers now, for "docker info".
 func (r *Room) Warnings() []string {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	var w []string
-	for s := range r.warnings {
-		w = append(w, s)
-	}
-	return w
+	w := slices.Sorted(maps.Keys(r.warnings))
+	r.mu.Unlock()
+	return append(w, r.strangers()...)
 }
 
 func (r *Room) warn(format string, args ...any) {

@@ -287,6 +287,19 @@ func TestWarnsAboutOtherFirewalls(t *testing.T) {
 	if w := r.Warnings(); len(w) != 1 || !strings.Contains(w[0], "chain FORWARD of nftables table filter drops forwarded packets") {
 		t.Errorf("%q", w)
 	}
+	// A firewall that comes later, or refuses by its last rule, is seen too; one that goes is forgotten.
+	sh(t, "nft delete table ip filter")
+	if w := r.Warnings(); len(w) != 0 {
+		t.Errorf("%q", w)
+	}
+	sh(t, "nft add table inet fire; nft 'add chain inet fire F { type filter hook forward priority 0; }'; nft add rule inet fire F tcp dport 22 drop; nft add rule inet fire F counter reject")
+	if w := r.Warnings(); len(w) != 1 || !strings.Contains(w[0], "chain F of nftables table fire") {
+		t.Errorf("%q", w)
+	}
+	sh(t, "nft add rule inet fire F tcp dport 23 drop")
+	if w := r.Warnings(); len(w) != 0 {
+		t.Errorf("%q", w)
+	}
 	for _, p := range []AddressPool{{}, {netip.MustParsePrefix("10.0.0.0/16"), 8}, {netip.MustParsePrefix("10.0.0.0/16"), 32}} {
 		if _, err := Open(context.Background(), Options{Dir: t.TempDir(), Pools: []AddressPool{p}}); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%v: %v", p, err)
