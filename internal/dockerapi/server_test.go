@@ -224,3 +224,13 @@ func TestRoutes(t *testing.T) {
 		}
 	}
 }
+
+// What skopeo 1.9 asks with the version that it has built in.
+func TestOldImages(t *testing.T) {
+	for path, want := range map[string]version{"/v1.22/images/get": oldest, "/v1.23/images/load": oldest, "/v1.22/containers/json": 0, "/v1.21/images/get": 0} {
+		rest, v, err := splitVersion(path)
+		if v != want || (err == nil) != (want != 0) || err == nil && rest != path[6:] {
+			t.Errorf("%s: %s %d %v", path, rest, v, err)
+		}
+	}
+}

@@ -17,6 +17,11 @@ const (
 	newest version = 56
 )
 
+// oldImages is the version that containers/image (skopeo, podman) had built
+// in until 2023 for its docker-daemon: transport. Reading and loading images
+// has not changed from it to the oldest version, so it is taken for that.
+const oldImages version = 22
+
 // MinAPIVersion and MaxAPIVersion are the versions that are spoken, as
 // GET /version shows them.
 var (
@@ -62,6 +67,8 @@ func splitVersion(path string) (rest string, v version, err error) {
 		return "", 0, invalid("API version %q: want a form like v%s", word, newest)
 	case major > 1 || (major == 1 && version(minor) > newest):
 		return "", 0, &versionError{asked: word, limit: newest, newer: true}
+	case major == 1 && version(minor) >= oldImages && version(minor) < oldest && strings.HasPrefix(rest, "images/"):
+		return "/" + rest, oldest, nil
 	case major < 1 || version(minor) < oldest:
 		return "", 0, &versionError{asked: word, limit: oldest, plain: true}
 	}
