@@ -17,7 +17,16 @@ func (s files) Changes(ctx context.Context, ref string) ([]container.FilesystemC
 	if err != nil {
 		return nil, err
 	}
-	all, err := s.images.Changes(ctx, e.id)
+	var all []container.FilesystemChange
+	f, ok, err := s.through(ctx, e.record())
+	switch {
+	case err != nil:
+	case ok:
+		defer s.free(e, f.Close)
+		all, err = f.Changes(ctx)
+	default:
+		all, err = s.images.Changes(ctx, e.id)
+	}
 	if err != nil {
 		return nil, wrap(err, "changes of %s", e.id.Short())
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
 
+	"wharf/internal/driver"
 	"wharf/internal/model"
 )
 
@@ -56,6 +57,10 @@ func (s connector) Connect(ctx context.Context, name, ref string, want *network.
 			return err
 		}
 		attached = append(slices.Clone(attached), ep)
+		if err := s.plug(ctx, e, attached, ep); err != nil {
+			_ = s.networks.Disconnect(ctx, e.id, name, true)
+			return err
+		}
 		if err := s.etcAgain(c, c.Attached, attached); err != nil {
 			s.slog.WarnContext(ctx, "files of /etc not brought up to date", "id", e.id, "err", err)
 		}
@@ -65,6 +70,36 @@ func (s connector) Connect(ctx context.Context, name, ref string, want *network.
 		_ = s.networks.Disconnect(ctx, e.id, name, true)
 	}
 	return err
+}
+
+// plug gives the instance its new interface, where that is a device.
+func (s connector) plug(ctx context.Context, e *entry, all []model.Endpoint, ep model.Endpoint) error {
+	inst, err := e.instance()
+	if err != nil {
+		return err
+	}
+	if p, ok := inst.(driver.Plugger); ok {
+		return wrap(p.Plug(ctx, all, ep), "plug network %s into %s", ep.Network, e.id.Short())
+	}
+	return nil
+}
+
+// unplug takes it away.
+func (s connector) unplug(ctx context.Context, e *entry, name string) error {
+	inst, err := e.instance()
+	if err != nil {
+		return err
+	}
+	p, ok := inst.(driver.Plugger)
+	if !ok {
+		return nil
+	}
+	all := e.record().Attached
+	i := slices.IndexFunc(all, func(ep model.Endpoint) bool { return ep.Network == name })
+	if i < 0 {
+		return nil
+	}
+	return wrap(p.Unplug(ctx, slices.Delete(slices.Clone(all), i, i+1), all[i]), "unplug network %s from %s", name, e.id.Short())
 }
 
 // processGone reports that a process has ended, though its exit may not be
@@ -126,6 +161,9 @@ func (s connector) Disconnect(ctx context.Context, name, ref string, force bool)
 		return notFound("container %s is not connected to network %s", c.ID, name)
 	}
 	if c.State.Running() {
+		if err := s.unplug(ctx, e, key); err != nil && !force {
+			return err
+		}
 		if err := s.networks.Disconnect(ctx, e.id, key, force); err != nil {
 			return err
 		}

@@ -19,17 +19,20 @@ import (
 // files moves files in and out of containers.
 type files struct{ *core }
 
-// root opens the container's root: as it is inside while the container runs,
+// root opens the container's files: as it is inside while the container runs,
 // mounts included, else the layers alone with the volume or bind below which
 // name lies. It returns name as seen from that root.
-func (s files) root(ctx context.Context, e *entry, name string, write bool) (r Root, in string, release func() error, err error) {
+func (s files) root(ctx context.Context, e *entry, name string, write bool) (r view, in string, release func() error, err error) {
 	c := e.record()
 	free := func() error { return nil }
 	switch {
 	case c.State.Phase == container.StateRemoving || c.State.Phase == container.StateDead:
 		return r, "", nil, conflict("container %s is marked for removal; its files cannot be reached", c.ID)
 	case c.State.Running() && c.State.Pid != 0:
-		return Root{Dir: "/proc/" + strconv.Itoa(c.State.Pid) + "/root", IDs: c.IDs}, name, free, nil
+		if f, ok, err := s.through(ctx, c); ok || err != nil {
+			return f, name, free, err
+		}
+		return s.onHost(Root{Dir: "/proc/" + strconv.Itoa(c.State.Pid) + "/root", IDs: c.IDs}), name, free, nil
 	}
 	if m, rest, ok := below(s.mountsOf(c), name); ok && m.Type != "tmpfs" {
 		if m.Type == "image" {
@@ -40,18 +43,21 @@ func (s files) root(ctx context.Context, e *entry, name string, write bool) (r R
 			return r, "", nil, err
 		}
 		if fi, err := os.Stat(src); err == nil && !fi.IsDir() { // a file: seen from the directory that it is in
-			return Root{Dir: path.Dir(src)}, "/" + path.Base(src), free, s.writable(c, &m, write)
+			return s.onHost(Root{Dir: path.Dir(src)}), "/" + path.Base(src), free, s.writable(c, &m, write)
 		}
-		return Root{Dir: src, Name: path.Base(m.Destination)}, rest, free, s.writable(c, &m, write)
+		return s.onHost(Root{Dir: src, Name: path.Base(m.Destination)}), rest, free, s.writable(c, &m, write)
 	}
 	if err := s.writable(c, nil, write); err != nil {
 		return r, "", nil, err
+	}
+	if f, ok, err := s.through(ctx, c); ok || err != nil {
+		return f, name, func() error { return f.Close() }, err
 	}
 	dir, release, err := s.images.Mount(ctx, c.ID, !write)
 	if err != nil {
 		return r, "", nil, wrap(err, "mount root of %s", c.ID.Short())
 	}
-	return Root{Dir: dir}, name, release, nil
+	return s.onHost(Root{Dir: dir}), name, release, nil
 }
 
 // mountsOf are the container's mounts with the files that every container has
@@ -130,7 +136,7 @@ func (s files) ArchiveStat(ctx context.Context, ref, name string) (container.Pat
 		return container.PathStat{}, err
 	}
 	defer s.free(e, release)
-	st, err := s.archives.Stat(ctx, r, in)
+	st, err := r.Stat(ctx, in)
 	return st, missing(err, ref, name)
 }
 
@@ -144,7 +150,7 @@ func (s files) ArchiveGet(ctx context.Context, ref, name string) (io.ReadCloser,
 	if err != nil {
 		return nil, container.PathStat{}, err
 	}
-	rc, st, err := s.archives.Get(ctx, r, in)
+	rc, st, err := r.Get(ctx, in)
 	if err != nil {
 		s.free(e, release)
 		return nil, st, missing(err, ref, name)
@@ -178,7 +184,7 @@ func (s files) ArchivePut(ctx context.Context, ref, name string, o model.PutOpti
 	defer s.free(e, release)
 	c := e.record()
 	o.User, o.NoDevices = c.Config.User, c.IDs.Mapped()
-	if err := s.archives.Put(ctx, r, in, o, tar); err != nil {
+	if err := r.Put(ctx, in, o, tar); err != nil {
 		return missing(err, ref, name)
 	}
 	s.event(e.record(), events.ActionExtractToDir, nil)
@@ -198,7 +204,7 @@ func (s files) Export(ctx context.Context, ref string) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	rc, err := s.archives.Export(ctx, r)
+	rc, err := r.Export(ctx)
 	if err != nil {
 		s.free(e, release)
 		return nil, err
@@ -209,12 +215,15 @@ func (s files) Export(ctx context.Context, ref string) (io.ReadCloser, error) {
 
 // layers opens the whole root; archives.Export keeps to its file system, so
 // proc, sys and volumes are no part of it.
-func (s files) layers(ctx context.Context, c *model.Container) (Root, func() error, error) {
+func (s files) layers(ctx context.Context, c *model.Container) (view, func() error, error) {
+	if f, ok, err := s.through(ctx, c); ok || err != nil {
+		return f, func() error { return f.Close() }, err
+	}
 	if c.State.Running() && c.State.Pid != 0 {
-		return Root{Dir: "/proc/" + strconv.Itoa(c.State.Pid) + "/root", IDs: c.IDs}, func() error { return nil }, nil
+		return s.onHost(Root{Dir: "/proc/" + strconv.Itoa(c.State.Pid) + "/root", IDs: c.IDs}), func() error { return nil }, nil
 	}
 	dir, release, err := s.images.Mount(ctx, c.ID, true)
-	return Root{Dir: dir}, release, wrap(err, "mount root of %s", c.ID.Short())
+	return s.onHost(Root{Dir: dir}), release, wrap(err, "mount root of %s", c.ID.Short())
 }
 
 func (s files) free(e *entry, release func() error) {

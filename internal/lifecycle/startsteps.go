@@ -12,13 +12,14 @@ import (
 
 	"github.com/moby/moby/api/types/network"
 
+	"wharf/internal/driver"
 	"wharf/internal/model"
 	"wharf/internal/plan"
 )
 
 func (s *starter) rootfs(ctx context.Context, r *run) (err error) {
 	get := s.images.Rootfs
-	if d, ok := r.drv.(disker); ok && d.RootAsDisk() {
+	if d, ok := r.drv.(driver.Disker); ok && d.RootAsDisk() {
 		get = s.images.Disks
 	}
 	r.rootfs, err = get(ctx, r.e.id)

@@ -6,6 +6,9 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
+
+	"wharf/internal/driver"
+	"wharf/internal/model"
 )
 
 // tops lists containers' processes.
@@ -27,12 +30,18 @@ func (s tops) Top(ctx context.Context, ref, psArgs string) (*container.TopRespon
 	if err != nil {
 		return nil, err
 	}
-	pids, err := inst.Pids(ctx)
+	c := e.record()
+	proc, ids, pids := os.DirFS("/proc"), c.IDs, []int(nil)
+	if l, ok := inst.(driver.Lister); ok {
+		proc, pids, err = l.Processes(ctx)
+		ids = model.IDRange{}
+	} else {
+		pids, err = inst.Pids(ctx)
+	}
 	if err != nil {
 		return nil, wrap(err, "processes of %s", e.id.Short())
 	}
-	c := e.record()
-	view := newPSView(os.DirFS("/proc"), c.IDs, s.now())
+	view := newPSView(proc, ids, s.now())
 	out := &container.TopResponse{Titles: format.titles(), Processes: [][]string{}}
 	for _, pid := range pids {
 		p, err := view.read(pid)

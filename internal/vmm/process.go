@@ -98,6 +98,15 @@ func (p *process) Trace() []monitorapi.Step {
 
 // Start starts the process in the guest.
 func (p *process) Start() error {
+	if p.id == "" && p.m.spec.Helper {
+		go func() {
+			<-p.m.down
+			p.exit = monitorapi.Exit{At: time.Now().UTC()}
+			p.closeOutput()
+			close(p.done)
+		}()
+		return nil
+	}
 	op := guestapi.OpStart
 	if p.id != "" {
 		op = guestapi.OpExec
@@ -228,6 +237,10 @@ func (p *process) Signal(sig syscall.Signal) error {
 	case <-p.done:
 		return unix.ESRCH
 	default:
+	}
+	if p.m.spec.Helper {
+		p.m.end("it was killed")
+		return nil
 	}
 	limit := askTime
 	if sig == syscall.SIGKILL {

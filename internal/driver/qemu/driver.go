@@ -60,7 +60,8 @@ type Options struct {
 // Driver is the driver.
 type Driver struct {
 	*held.Driver
-	m *machines
+	m       *machines
+	helpers helpers
 }
 
 var _ driver.Driver = (*Driver)(nil)
@@ -85,14 +86,21 @@ func New(o Options) (*Driver, error) {
 	if err := makeCageRoot(m.root); err != nil {
 		return nil, fmt.Errorf("root of QEMU's containers: %w", err)
 	}
-	return &Driver{Driver: h, m: m}, nil
+	d := &Driver{Driver: h, m: m}
+	d.helpers.d = d
+	return d, nil
 }
+
+var _ driver.Disker = (*Driver)(nil)
 
 // RootAsDisk says that instances want Rootfs.Disk and Rootfs.Writable.
 func (d *Driver) RootAsDisk() bool { return true }
 
 // Start starts b in a machine of its own.
 func (d *Driver) Start(ctx context.Context, b *model.Bundle, sb driver.Sandbox) (driver.Instance, error) {
+	if err := d.helpers.end(ctx, b.ID); err != nil {
+		return nil, errors.Join(err, sb.Close())
+	}
 	i, err := d.Driver.Begin(ctx, b, sb)
 	if err != nil {
 		return nil, err
@@ -107,6 +115,14 @@ func (d *Driver) Recover(ctx context.Context, id model.ID) (driver.Instance, err
 		return nil, err
 	}
 	return &instance{Instance: i, d: d}, nil
+}
+
+// Release ends what still runs for id, a look into its files too.
+func (d *Driver) Release(ctx context.Context, id model.ID) error {
+	if err := d.helpers.end(ctx, id); err != nil {
+		return err
+	}
+	return d.Driver.Release(ctx, id)
 }
 
 // find returns the first of programs that is there.

@@ -264,3 +264,10 @@ func (g *guest) sysctls(l *specs.Linux) {
 		}
 	}
 }
+
+// helper makes m a machine that starts nothing but shows the root's files.
+func (g *guest) helper(m *vmmapi.Machine) {
+	m.Helper = true
+	r := g.bundle.Rootfs
+	m.Boot.Root = &guestapi.Overlay{Lower: r.Lower, Upper: r.Upper, Work: r.Work}
+}

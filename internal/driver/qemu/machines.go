@@ -97,7 +97,9 @@ func (m *machines) Prepare(ctx context.Context, b *model.Bundle, cgroup string) 
 	out.Boot.Time = time.Now().UnixNano()
 	out.Boot.Entropy = make([]byte, 64)
 	_, _ = rand.Read(out.Boot.Entropy) // never fails (Go 1.24)
-	if out.Main, err = m.process(g.bundle); err != nil {
+	if len(b.Spec.Process.Args) == 0 {
+		g.helper(out)
+	} else if out.Main, err = m.process(g.bundle); err != nil {
 		return nil, files, err
 	}
 	if out.Shares, err = m.shares(b, g.shares, cgroup); err != nil {

@@ -19,6 +19,10 @@ type Machine struct {
 	// Shares run beside it, each the other end of a vhost-user socket.
 	Shares []Share `json:"shares,omitempty"`
 
+	// Helper starts no process: the machine's agent is all that is wanted, and
+	// the machine ends when it is told to.
+	Helper bool `json:"helper,omitempty"`
+
 	Boot guestapi.Boot    `json:"boot"`
 	Main guestapi.Process `json:"main"`
 	// BootTime is how long the agent may take to answer, and StopTime how long
