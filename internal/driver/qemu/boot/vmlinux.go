@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/pierrec/lz4/v4"
@@ -100,7 +101,7 @@ func unpack(p []byte) ([]byte, error) {
 // unpacked, each with its packed length in front.
 func unLZ4(b []byte, size int) ([]byte, error) {
 	const block = 8 << 20
-	out := make([]byte, 0, min(size, 8*len(b)+block)+block)
+	var out []byte // grown block by block, so that a promise alone claims no memory
 	for len(b) > 0 {
 		if len(b) < 4 {
 			return nil, fmt.Errorf("%w: lz4: cut off", ErrKernel)
@@ -110,15 +111,9 @@ func unLZ4(b []byte, size int) ([]byte, error) {
 		if uint64(n) > uint64(len(b)) {
 			return nil, fmt.Errorf("%w: lz4: a block of %d bytes where %d are left", ErrKernel, n, len(b))
 		}
-		if len(out) > size {
-			return nil, fmt.Errorf("%w: lz4: more than the %d bytes promised", ErrKernel, size)
-		}
-		if cap(out)-len(out) < block {
-			grown := make([]byte, len(out), 2*cap(out)+block)
-			copy(grown, out)
-			out = grown
-		}
-		m, err := lz4.UncompressBlock(b[:n], out[len(out):len(out)+block])
+		room := min(block, size-len(out))
+		out = slices.Grow(out, room)
+		m, err := lz4.UncompressBlock(b[:n], out[len(out):len(out)+room])
 		if err != nil {
 			return nil, fmt.Errorf("%w: lz4: %v", ErrKernel, err)
 		}
