@@ -15,8 +15,9 @@ import (
 )
 
 const (
-	// trimDelay gathers what comes into the trash in a short time.
-	trimDelay = time.Second
+	// trimPause is between two looks at what came in: the first is at once, so
+	// that a full disk is freed at once, but many removals are looked at together.
+	trimPause = time.Second
 	// trimEvery is how often age and the file system's free space are looked at.
 	trimEvery = 15 * time.Second
 	// autoShare is the part of the count that containers have which went by
@@ -29,6 +30,7 @@ const (
 func (t *trash) keep() {
 	tick := time.NewTicker(trimEvery)
 	defer tick.Stop()
+	var last time.Time
 	for {
 		full := true // sizes may have changed
 		select {
@@ -40,8 +42,9 @@ func (t *trash) keep() {
 			select {
 			case <-t.life.Done():
 				return
-			case <-time.After(trimDelay):
+			case <-time.After(trimPause - time.Since(last)):
 			}
+			last = time.Now()
 		}
 		if err := t.trim(t.life, full); err != nil && t.life.Err() == nil {
 			t.slog.Warn("the trash could not be trimmed", "err", err)
