@@ -1,6 +1,8 @@
 package image
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +30,53 @@ import (
 // Commit implements lifecycle's images. config gives the time, author and
 // platform (may be nil), dc what containers of the new image inherit.
 func (s *Store) Commit(ctx context.Context, id model.ID, parent model.Image, conf *ocispec.Image, dc *container.Config, ref, author, comment string) (digest.Digest, error) {
+	return s.commit(ctx, id, parent, conf, dc, ref, author, comment, func(ctx context.Context) (ocispec.Descriptor, digest.Digest, error) {
+		r, err := s.Rootfs(ctx, id)
+		if err != nil {
+			return ocispec.Descriptor{}, "", err
+		}
+		return s.writeDiff(ctx, r)
+	})
+}
+
+// CommitLayer is Commit with a layer that somebody else made of the
+// container's changes: an uncompressed tar, which may be hostile.
+func (s *Store) CommitLayer(ctx context.Context, id model.ID, parent model.Image, conf *ocispec.Image, dc *container.Config, ref, author, comment string, layer io.Reader) (digest.Digest, error) {
+	return s.commit(ctx, id, parent, conf, dc, ref, author, comment, func(ctx context.Context) (ocispec.Descriptor, digest.Digest, error) {
+		return s.storeTar(ctx, layer)
+	})
+}
+
+// maxLayer bounds a layer that a guest makes: what its disk can hold, and the
+// tar's own blocks.
+const maxLayer = writableSize + writableSize/8
+
+// storeTar stores a tar as a gzipped layer. One without an entry is none.
+func (s *Store) storeTar(ctx context.Context, layer io.Reader) (ocispec.Descriptor, digest.Digest, error) {
+	d, diffID, err := s.writeLayer(ctx, compressed, func(w io.Writer) error {
+		in := bufio.NewReader(io.LimitReader(layer, maxLayer+1))
+		head, err := in.Peek(1024)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		if len(bytes.Trim(head, "\x00")) == 0 {
+			return errNoChange
+		}
+		n, err := io.Copy(w, in)
+		if err == nil && n > maxLayer {
+			err = model.Refuse(errdefs.ErrOutOfRange, "the layer is larger than the disk that it was made from")
+		}
+		return err
+	})
+	if errors.Is(err, errNoChange) {
+		return ocispec.Descriptor{}, "", nil
+	}
+	return d, diffID, err
+}
+
+// commit makes the image with the layer that diff stores; diffID "": none.
+func (s *Store) commit(ctx context.Context, id model.ID, parent model.Image, conf *ocispec.Image, dc *container.Config, ref, author, comment string,
+	diff func(context.Context) (layer ocispec.Descriptor, diffID digest.Digest, err error)) (digest.Digest, error) {
 	name := ""
 	if ref != "" {
 		n, err := parseRef(ref)
@@ -41,15 +90,11 @@ func (s *Store) Commit(ctx context.Context, id model.ID, parent model.Image, con
 		return "", err
 	}
 	defer done()
-	r, err := s.Rootfs(ctx, id)
-	if err != nil {
-		return "", err
-	}
 	pv, err := s.readVariant(ctx, parent.Manifest)
 	if err != nil {
 		return "", fmt.Errorf("image %s that container %s was made from: %w", parent.ID, id.Short(), err)
 	}
-	layer, diffID, err := s.writeDiff(ctx, r)
+	layer, diffID, err := diff(ctx)
 	if err != nil {
 		return "", fmt.Errorf("layer of container %s: %w", id.Short(), err)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"wharf/internal/model"
@@ -54,12 +55,32 @@ func (s committer) Commit(ctx context.Context, ref string, r model.CommitRequest
 	if name != "" && r.Tag != "" {
 		name += ":" + r.Tag
 	}
-	id, err := s.images.Commit(context.WithoutCancel(ctx), c.ID, c.Image, s.imageOf(c, cfg, r.Author), cfg, name, r.Author, r.Comment)
+	id, err := s.write(context.WithoutCancel(ctx), e, s.imageOf(c, cfg, r.Author), cfg, name, r)
 	if err != nil {
 		return "", wrap(err, "commit %s", c.ID.Short())
 	}
 	s.event(c, events.ActionCommit, map[string]string{"comment": r.Comment, "imageID": id.String(), "imageRef": name})
 	return id.String(), nil
+}
+
+// write makes the image: of the layer on this host, or of the one that the
+// instance's driver makes.
+func (s committer) write(ctx context.Context, e *entry, img *ocispec.Image, cfg *container.Config, name string, r model.CommitRequest) (digest.Digest, error) {
+	c := e.record()
+	f, ok, err := s.through(ctx, c)
+	if err != nil {
+		return "", err
+	}
+	if !ok {
+		return s.images.Commit(ctx, c.ID, c.Image, img, cfg, name, r.Author, r.Comment)
+	}
+	defer f.Close()
+	layer, err := f.Layer(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer layer.Close()
+	return s.images.CommitLayer(ctx, c.ID, c.Image, img, cfg, name, r.Author, r.Comment, layer)
 }
 
 // freeze pauses e if it runs, and returns how to undo that.

@@ -203,6 +203,10 @@ func (f fakeImages) Changes(context.Context, model.ID) ([]container.FilesystemCh
 }
 func (f fakeImages) Kept(context.Context, []model.ID) (map[model.ID]int64, error) { return nil, nil }
 func (f fakeImages) Usage(context.Context, model.ID) (int64, int64, error)        { return 10, 100, nil }
+func (f fakeImages) CommitLayer(ctx context.Context, id model.ID, img model.Image, conf *ocispec.Image, cfg *container.Config, ref, author, comment string, _ io.Reader) (digest.Digest, error) {
+	return f.Commit(ctx, id, img, conf, cfg, ref, author, comment)
+}
+
 func (f fakeImages) Commit(_ context.Context, _ model.ID, _ model.Image, _ *ocispec.Image, cfg *container.Config, ref, _, _ string) (digest.Digest, error) {
 	if err := f.w.step("commit"); err != nil {
 		return "", err

@@ -52,6 +52,8 @@ type images interface {
 	// Commit makes an image of the container's root with config, tagged ref
 	// unless "". Parent is the container's image.
 	Commit(ctx context.Context, id model.ID, parent model.Image, config *ocispec.Image, dockerConfig *container.Config, ref, author, comment string) (digest.Digest, error)
+	// CommitLayer is Commit with the changes as a tar with whiteouts.
+	CommitLayer(ctx context.Context, id model.ID, parent model.Image, config *ocispec.Image, dockerConfig *container.Config, ref, author, comment string, layer io.Reader) (digest.Digest, error)
 }
 
 // networks is what lifecycle needs of the network room.

@@ -114,7 +114,7 @@ func (f *files) Put(ctx context.Context, path string, o model.PutOptions, tar io
 		n, rerr := io.ReadFull(tar, buf)
 		if n > 0 {
 			// A guest that refuses closes the stream: its answer says why.
-			if guestapi.Write(c, guestapi.Data, buf[:n]) != nil {
+			if guestapi.Write(c.Conn, guestapi.Data, buf[:n]) != nil {
 				break
 			}
 		}
@@ -122,7 +122,7 @@ func (f *files) Put(ctx context.Context, path string, o model.PutOptions, tar io
 			return rerr
 		}
 		if rerr != nil {
-			_ = guestapi.Write(c, guestapi.Data, nil)
+			_ = guestapi.Write(c.Conn, guestapi.Data, nil)
 			break
 		}
 	}
