@@ -4,7 +4,6 @@ import (
 	"errors"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"wharf/internal/config"
@@ -34,7 +33,7 @@ func openMachines(c *config.Config) (*qemu.Driver, error) {
 	return qemu.New(qemu.Options{
 		VMM: c.VMHolder, QEMU: c.VMQemu, Virtiofsd: c.VMVirtiofsd,
 		ExecRoot: c.ExecRoot, CgroupParent: strings.TrimPrefix(c.CgroupParent, "/"),
-		Boot:   boot.New(boot.Options{Dir: filepath.Join(c.DataRoot, "vm", "boot"), Agent: c.VMGuest, Kernel: c.VMKernel, Modules: c.VMModules}),
+		Boot:   boot.New(bootOptions(c)),
 		Accel:  p.Accel,
 		Memory: int64(c.VMMemory), IDs: model.IDRange{Host: c.IDBase, Size: 65536}, Debug: c.VMDebug,
 	})

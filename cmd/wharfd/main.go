@@ -108,6 +108,9 @@ func doctor(args []string) int {
 		return 2
 	}
 	report := host.Report(host.Detect(host.Options{DataRoot: *root}))
+	if c, err := config.Parse([]string{"--data-root", *root}); err == nil { // what is wrong with daemon.json, the daemon says
+		report = append(report, vmReport(context.Background(), c)...)
+	}
 	bad := 0
 	for _, i := range report {
 		if i.State == host.Missing && !i.Optional {

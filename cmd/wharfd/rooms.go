@@ -229,7 +229,9 @@ func (r *rooms) own() http.Handler {
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(v)
 	}
-	mux.HandleFunc("GET /wharf/v1/doctor", func(w http.ResponseWriter, _ *http.Request) { answer(w, host.Report(r.facts)) })
+	mux.HandleFunc("GET /wharf/v1/doctor", func(w http.ResponseWriter, q *http.Request) {
+		answer(w, append(host.Report(r.facts), vmReport(q.Context(), r.system.live.Load())...))
+	})
 	mux.HandleFunc("GET /wharf/v1/facts", func(w http.ResponseWriter, _ *http.Request) { answer(w, r.facts) })
 	r.fsckRoute(mux)
 	mux.HandleFunc("GET /wharf/v1/containers/{ref}/timing", func(w http.ResponseWriter, q *http.Request) {

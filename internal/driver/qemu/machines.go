@@ -164,7 +164,7 @@ func guestBundle(b *model.Bundle) (*model.Bundle, error) {
 func (m *machines) hardware(ctx context.Context, b *model.Bundle) (*hardware, error) {
 	h := &hardware{kernel: "/vm/vmlinux", initrd: "/vm/initrd", memory: m.o.Memory, cpus: runtime.NumCPU()}
 	var err error
-	if h.binary, err = find(m.o.QEMU, qemuPlaces, "apt-get install qemu-system-x86, or set vm-qemu in daemon.json"); err != nil {
+	if h.binary, err = QEMU(m.o.QEMU); err != nil {
 		return nil, err
 	}
 	if h.accel, _, err = m.o.Accel(ctx); err != nil {

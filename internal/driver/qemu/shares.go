@@ -31,7 +31,7 @@ func (m *machines) shares(b *model.Bundle, list []share, cgroup string) ([]vmmap
 	if len(list) > maxShares {
 		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%d volumes and binds: a virtual machine has at most %d", len(list), maxShares))
 	}
-	binary, err := find(m.o.Virtiofsd, virtiofsdPlaces, "apt-get install qemu-system-common, or set vm-virtiofsd in daemon.json")
+	binary, err := Virtiofsd(m.o.Virtiofsd)
 	if err != nil {
 		return nil, err
 	}
