@@ -147,7 +147,9 @@ func (s *scene) same(name string, removed bool) map[string]any {
 	words := slices.Concat(c.Config.Entrypoint, c.Config.Cmd) // --entrypoint takes one word
 	c.Config.Entrypoint, c.Config.Cmd = nil, nil
 	c.Config.AttachStdout, c.Config.AttachStderr, c.Config.AttachStdin, c.Config.StdinOnce = false, false, false, false
-	slices.Sort(c.HostConfig.Binds) // docker's own CLI sends them in any order
+	for _, l := range [][]string{c.HostConfig.Binds, c.Config.Env} { // some versions of docker's CLI send them in any order
+		slices.Sort(l)
+	}
 	b, err := json.Marshal(map[string]any{"Config": c.Config, "HostConfig": c.HostConfig, "Words": words})
 	if err != nil {
 		s.Fatal(err)
