@@ -43,8 +43,8 @@ test: go-version ## everything: check, root and end-to-end tests (root)
 demo: go-version ## a daemon of its own, two real images, a tour; leaves nothing behind (root)
 	@GO="$(GO)" bash test/demo.sh
 
-bench: go-version build ## measure beside the installed peers, write docs/performance.md (root)
-	@GO="$(GO)" bash test/bench.sh
+bench: go-version build ## measure beside the installed peers, write docs/performance.md; ONLY=scale: that section alone (root)
+	@GO="$(GO)" bash test/bench.sh $(if $(ONLY),-section $(ONLY))
 
 images: go-version ## the test images alone, into .cache/images
 	@GO="$(GO)" bash test/images.sh

@@ -29,6 +29,7 @@ type bench struct {
 	bundle  string    // for crun and runc
 	v1only  *exec.Cmd // holds a mount namespace without the version 2 mount, which crun refuses beside version 1
 	rows    []figure
+	scales  []scaled
 }
 
 // engine is a daemon of its own with a Docker API.
@@ -44,7 +45,7 @@ func (b *bench) start() error {
 		return err
 	}
 	b.wharf = newEngine("wharf", b.dir)
-	if err := b.wharf.start(filepath.Join(b.bin, "wharfd"), "--cgroup-parent", fmt.Sprintf("wharf-bench-%d", os.Getpid())); err != nil {
+	if err := b.startWharf(); err != nil {
 		return err
 	}
 	if path, err := lookPath("dockerd"); err == nil {
@@ -57,7 +58,7 @@ func (b *bench) start() error {
 	}
 	for _, e := range b.engines() {
 		for _, image := range []string{"busybox", "debian"} {
-			if image == "debian" && b.quick {
+			if image == "debian" && (b.quick || b.section == "scale") {
 				continue
 			}
 			if err := b.cli(e, "load", "-q", "-i", filepath.Join(b.images, image+".tar")); err != nil {
@@ -67,10 +68,17 @@ func (b *bench) start() error {
 		out, _ := b.cliOut(e, "version", "-f", "{{.Server.Version}}")
 		e.version = strings.TrimSpace(out)
 	}
+	if b.section == "scale" {
+		return nil
+	}
 	b.podman, _ = lookPath("podman")
 	b.crun, _ = lookPath("crun")
 	b.runc, _ = lookPath("runc")
 	return b.prepareOthers()
+}
+
+func (b *bench) startWharf() error {
+	return b.wharf.start(filepath.Join(b.bin, "wharfd"), "--cgroup-parent", fmt.Sprintf("wharf-bench-%d", os.Getpid()))
 }
 
 // prepareOthers unpacks busybox for the floor and for bare runtimes, and loads

@@ -1,7 +1,7 @@
 // Command bench measures wharf beside the engines that are installed, on one
 // machine in one run, and writes docs/performance.md.
 //
-//	bench -bin bin -images DIR -floor FLOOR [-rounds 20] [-quick] [-o docs/performance.md]
+//	bench -bin bin -images DIR -floor FLOOR [-rounds 20] [-quick] [-section scale] [-o docs/performance.md]
 //
 // Everything runs in network and mount namespaces of its own with data below
 // one temporary directory, on the same file system for all. The engines take
@@ -24,6 +24,7 @@ import (
 
 type options struct {
 	bin, images, floor, out, only string
+	section, scaleCounts          string
 	rounds, throughput            int
 	quick                         bool
 }
@@ -35,6 +36,8 @@ func main() {
 	flag.StringVar(&o.floor, "floor", ".cache/tools/floor", "the floor program")
 	flag.StringVar(&o.out, "o", "", "file to write the table to; empty: only print")
 	flag.StringVar(&o.only, "only", "", "measure only rows whose name contains this")
+	flag.StringVar(&o.section, "section", "", "measure only this section and write only it: scale")
+	flag.StringVar(&o.scaleCounts, "counts", "200,1000", "how many containers the scale section makes")
 	flag.IntVar(&o.rounds, "rounds", 20, "rounds of each measurement")
 	flag.IntVar(&o.throughput, "seconds", 5, "seconds of the throughput measurement")
 	flag.BoolVar(&o.quick, "quick", false, "5 rounds, no load, no throughput")
@@ -97,10 +100,5 @@ func run(o options) (err error) {
 		return err
 	}
 	fmt.Printf("measured in %s\n\n", time.Since(start).Round(time.Second))
-	text := b.report()
-	fmt.Print(text)
-	if o.out != "" {
-		return os.WriteFile(o.out, []byte(text), 0o644)
-	}
-	return nil
+	return b.write()
 }

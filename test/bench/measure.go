@@ -67,8 +67,16 @@ func median(v []float64) float64 {
 	return v[len(v)/2]
 }
 
+// measure runs everything, or one section.
 func (b *bench) measure() error {
-	for _, step := range []func() error{b.measureRun, b.measureVerbs, b.measureAPI, b.measureMemory, b.measureThroughput, b.measureLoad} {
+	switch b.section {
+	case "":
+	case "scale":
+		return b.measureScale()
+	default:
+		return fmt.Errorf("no section %q: there is scale", b.section)
+	}
+	for _, step := range []func() error{b.measureRun, b.measureVerbs, b.measureAPI, b.measureMemory, b.measureThroughput, b.measureLoad, b.measureScale} {
 		if err := step(); err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -14,10 +15,53 @@ import (
 // columns are the engines in the order of the table.
 var columns = []string{"floor", "wharf", "wharf CLI", "docker", "podman", "crun", "runc"}
 
-// report is docs/performance.md.
+// section marks what one section of the bench writes, so that it can be
+// measured and replaced alone. What stands outside of all marks is a person's.
+func section(name, text string) string {
+	return "<!-- " + name + ": written by make bench -->\n" + strings.TrimSpace(text) + "\n<!-- /" + name + " -->\n"
+}
+
+// replace puts a section into a page, at its place or at the end.
+func replace(page, name, text string) string {
+	begin, end := "<!-- "+name+":", "<!-- /"+name+" -->\n"
+	i := strings.Index(page, begin)
+	j := strings.Index(page, end)
+	if i < 0 || j < i {
+		return strings.TrimRight(page, "\n") + "\n\n" + section(name, text)
+	}
+	return page[:i] + section(name, text) + page[j+len(end):]
+}
+
+// write prints what was measured and puts it into the page.
+func (b *bench) write() error {
+	parts := [][2]string{{"main", ""}, {"scale", b.scaleReport()}}
+	if b.section == "" {
+		parts[0][1] = b.report()
+	}
+	var page []byte
+	if b.out != "" {
+		var err error
+		if page, err = os.ReadFile(b.out); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	text := string(page)
+	for _, p := range parts {
+		if p[1] != "" {
+			fmt.Print(p[1] + "\n")
+			text = replace(text, p[0], p[1])
+		}
+	}
+	if b.out == "" {
+		return nil
+	}
+	return os.WriteFile(b.out, []byte(text), 0o644)
+}
+
+// report is the table of single verbs.
 func (b *bench) report() string {
 	var s strings.Builder
-	s.WriteString("# Performance\n\nWritten by `make bench`; do not edit. Medians of " + fmt.Sprint(b.rounds) +
+	s.WriteString("## Single verbs\n\nMedians of " + fmt.Sprint(b.rounds) +
 		" rounds in which the engines took turns; a ratio is the peer's figure divided by wharf's.\n\n")
 	b.machine(&s)
 	used := b.used()
