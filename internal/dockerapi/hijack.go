@@ -159,6 +159,9 @@ func (s *session) input(ended <-chan struct{}) error {
 				s.stdin = false // the process closed its stdin; keep draining
 			}
 			if detached != nil {
+				if d, ok := s.stream.(interface{ Detached() }); ok {
+					d.Detached() // the lifecycle tells the feed
+				}
 				s.close()
 				return detached
 			}

@@ -43,7 +43,7 @@ func (s streams) Attach(ctx context.Context, ref string, r model.AttachRequest) 
 		return nil, false, wrap(err, "attach to %s", ref)
 	}
 	s.event(c, events.ActionAttach, nil)
-	return st, c.Config.Tty, nil
+	return detachable{st, func() { s.event(e.record(), events.ActionDetach, nil) }}, c.Config.Tty, nil
 }
 
 func (s streams) open(ctx context.Context, e *entry, c *model.Container, r model.AttachRequest) (model.Stream, error) {
@@ -95,6 +95,16 @@ func shared(c *model.Container, s model.Stream) model.Stream {
 	}
 	return openInput{s}
 }
+
+// detachable is a stream whose client may type the detach keys: the door then
+// calls Detached.
+type detachable struct {
+	model.Stream
+	tell func()
+}
+
+// Detached says that the client left by its detach keys.
+func (d detachable) Detached() { d.tell() }
 
 type openInput struct{ model.Stream }
 

@@ -146,7 +146,9 @@ func (x *execs) ExecStart(ctx context.Context, id string, detach bool, size *[2]
 	if detach {
 		return nil, p.Stream().Close() // whoever holds the process drains its output
 	}
-	return newExecStream(p.Stream(), ex.req, ended), nil
+	return detachable{newExecStream(p.Stream(), ex.req, ended), func() {
+		x.event(ex.e.record(), events.ActionExecDetach, map[string]string{"execID": string(ex.id)})
+	}}, nil
 }
 
 // launch plans and starts the process.

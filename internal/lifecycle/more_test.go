@@ -62,7 +62,7 @@ func TestLateInput(t *testing.T) {
 	if err := <-wrote; err != nil {
 		t.Error(err)
 	}
-	got := s.(*lateStream).wait().(*fakeStream)
+	got := s.(detachable).Stream.(*lateStream).wait().(*fakeStream)
 	if string(got.wrote) != "in" || !got.closedWrite || got.size != [2]uint{24, 80} {
 		t.Errorf("the process got %q, closed %t, size %v", got.wrote, got.closedWrite, got.size)
 	}
@@ -119,7 +119,7 @@ func TestExecResize(t *testing.T) {
 	if err := e.ExecResize(bg, ex, 3, 4); err != nil {
 		t.Error(err)
 	}
-	if got := s.(*execStream).Stream.(*fakeStream).size; got != [2]uint{3, 4} {
+	if got := s.(detachable).Stream.(*execStream).Stream.(*fakeStream).size; got != [2]uint{3, 4} {
 		t.Errorf("size %v", got)
 	}
 	if r, _ := e.ExecInspect(bg, ex); !r.Running || r.ExitCode != nil {
