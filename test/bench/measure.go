@@ -73,10 +73,12 @@ func (b *bench) measure() error {
 	case "":
 	case "scale":
 		return b.measureScale()
+	case "network":
+		return b.measureNetwork()
 	default:
-		return fmt.Errorf("no section %q: there is scale", b.section)
+		return fmt.Errorf("no section %q: there are scale and network", b.section)
 	}
-	for _, step := range []func() error{b.measureRun, b.measureVerbs, b.measureAPI, b.measureMemory, b.measureThroughput, b.measureLoad, b.measureScale} {
+	for _, step := range []func() error{b.measureRun, b.measureVerbs, b.measureAPI, b.measureMemory, b.measureThroughput, b.measureLoad, b.measureNetwork, b.measureScale} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -290,7 +292,7 @@ func (b *bench) measureMemory() error {
 func (e *engine) daemons() []int {
 	pids := []int{e.cmd.Process.Pid}
 	for pid, p := range processTable() {
-		if p.parent == e.cmd.Process.Pid {
+		if p.parent == e.cmd.Process.Pid && !strings.HasPrefix(p.args, "wharf-monitor") { // those are the containers'
 			pids = append(pids, pid)
 		}
 	}
