@@ -32,6 +32,9 @@
 // and exit, one at rename and update. Writes of the record: create 1 (2 with
 // anonymous volumes), start 1, exit 1, removal 2 (1 after an exit with --rm).
 //
+// A removed container goes to the trash (trash.go): its layer and directory
+// stay, its record moves to another table with the last write of the removal.
+//
 // # Lock order
 //
 // entry.verb, then entry.mu, then a room's own. index.mu and idRanges.mu are
