@@ -40,6 +40,9 @@ func (cr *creation) logging() error {
 	if err := logopts.Check(l.Type, l.Config); err != nil {
 		return err
 	}
+	if l.Type == logopts.Fluentd && l.Config["fluentd-buffer-limit"] != "" {
+		cr.warnf("fluentd-buffer-limit has no effect: what the collector has not taken yet waits in the log's copy, whose size is cache-max-size times cache-max-file")
+	}
 	for _, key := range []string{"labels-regex", "env-regex"} {
 		if _, err := regexp.Compile(l.Config[key]); err != nil {
 			return invalid("log-opt %s=%q: %s", key, l.Config[key], err)
