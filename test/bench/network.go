@@ -1,0 +1,210 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// netFigures are the network section's medians, in bits a second.
+type netFigures struct{ bare, neighbour, named, published float64 }
+
+const netSeconds = 1 // of each single transfer
+
+// measureNetwork is TCP between containers and through a published port,
+// beside a bare veth pair on a bridge: the same two sockets and one sender,
+// in namespaces without rules or names.
+func (b *bench) measureNetwork() error {
+	if b.only != "" && !strings.Contains("network", b.only) {
+		return nil
+	}
+	bare, err := bareNetwork()
+	if err != nil {
+		return fmt.Errorf("network: %w", err)
+	}
+	defer bare.end()
+	e := b.wharf
+	if err := b.cli(e, "network", "create", "--subnet", "10.199.0.0/24", "bench"); err != nil {
+		return err
+	}
+	var pids []string
+	defer func() { _ = b.cli(e, "rm", "-f", "net-a", "net-b", "net-c", "net-d"); _ = b.cli(e, "network", "rm", "bench") }()
+	for _, c := range [][]string{
+		{"--name", "net-a", "--network", "bench", "--ip", "10.199.0.10"},
+		{"--name", "net-b", "--network", "bench", "--ip", "10.199.0.11"},
+		{"--name", "net-c", "-p", "203.0.113.1:5201:5201"},
+		{"--name", "net-d"},
+	} {
+		if err := b.cli(e, append(append([]string{"run", "-d"}, c...), "busybox", "sleep", "100000")...); err != nil {
+			return err
+		}
+		pid, err := b.cliOut(e, "inspect", "-f", "{{.State.Pid}}", c[1])
+		if err != nil {
+			return err
+		}
+		pids = append(pids, strings.TrimSpace(pid))
+	}
+	neighbour, err := b.cliOut(e, "inspect", "-f", "{{.NetworkSettings.Networks.bridge.IPAddress}}", "net-c")
+	if err != nil {
+		return err
+	}
+	ns := func(i int) string { return "/proc/" + pids[i] + "/ns/net" }
+	rows := map[string][]float64{}
+	for range max(3, b.rounds/4) {
+		for _, t := range []struct{ name, from, to, addr string }{
+			{"bare", bare.ns("a"), bare.ns("b"), "10.198.0.3:5201"},
+			{"neighbour", ns(3), ns(2), strings.TrimSpace(neighbour) + ":5201"},
+			{"named", ns(0), ns(1), "10.199.0.11:5201"},
+			{"published", bare.ns("w"), ns(2), "203.0.113.1:5201"},
+		} {
+			v, err := transfer(t.from, t.to, t.addr)
+			if err != nil {
+				return fmt.Errorf("network: %s: %w", t.name, err)
+			}
+			rows[t.name] = append(rows[t.name], v)
+		}
+	}
+	b.network = &netFigures{bare: median(rows["bare"]), neighbour: median(rows["neighbour"]), named: median(rows["named"]), published: median(rows["published"])}
+	fmt.Fprintf(os.Stderr, "network: %+v\n", *b.network)
+	return nil
+}
+
+// networkReport is the section of the page.
+func (b *bench) networkReport() string {
+	f := b.network
+	if f == nil {
+		return ""
+	}
+	gbit := func(v float64) string { return fmt.Sprintf("%.1f Gbit/s", v/1e9) }
+	return "## Network\n\nOne TCP connection, medians; a sender and a receiver of the bench's own in the namespaces.\n\n" +
+		"| what | figure | of |\n|---|---:|---|\n" +
+		fmt.Sprintf("| bare veth pairs on a bridge | %s | |\n", gbit(f.bare)) +
+		fmt.Sprintf("| container to container, default bridge | %s | %.0f %% of bare (budget: 95 %%) |\n", gbit(f.neighbour), 100*f.neighbour/f.bare) +
+		fmt.Sprintf("| container to container, network with names | %s | %.0f %% of bare (budget: 95 %%) |\n", gbit(f.named), 100*f.named/f.bare) +
+		fmt.Sprintf("| from another machine by a published port | %s | %.0f %% of container to container (budget: 90 %%) |\n", gbit(f.published), 100*f.published/f.neighbour)
+}
+
+// bareNet is two namespaces on a bridge, and one that plays another machine
+// behind a veth of its own, 203.0.113.2.
+type bareNet struct{ cmds map[string]*exec.Cmd }
+
+func bareNetwork() (_ *bareNet, err error) {
+	n := &bareNet{cmds: map[string]*exec.Cmd{}}
+	defer func() {
+		if err != nil {
+			n.end()
+		}
+	}()
+	for _, name := range []string{"a", "b", "w"} {
+		cmd := exec.Command("sleep", "100000")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+		if err := cmd.Start(); err != nil {
+			return nil, err
+		}
+		n.cmds[name] = cmd
+	}
+	script := "ip link add bare0 type bridge && ip link set bare0 up && ip addr add 10.198.0.1/24 dev bare0\n"
+	for i, name := range []string{"a", "b"} {
+		pid := n.cmds[name].Process.Pid
+		script += fmt.Sprintf("ip link add bare%[1]s type veth peer name eth0 netns %[2]d && ip link set bare%[1]s master bare0 up && "+
+			"nsenter -t %[2]d -n sh -c 'ip link set lo up; ip addr add 10.198.0.%[3]d/24 dev eth0; ip link set eth0 up'\n", name, pid, i+2)
+	}
+	script += fmt.Sprintf("ip link add benchwan type veth peer name eth0 netns %[1]d && ip addr add 203.0.113.1/24 dev benchwan && ip link set benchwan up && "+
+		"nsenter -t %[1]d -n sh -c 'ip link set lo up; ip addr add 203.0.113.2/24 dev eth0; ip link set eth0 up'\n", n.cmds["w"].Process.Pid)
+	if out, err := exec.Command("sh", "-ec", script).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("%w: %s", err, out)
+	}
+	return n, nil
+}
+
+func (n *bareNet) ns(name string) string {
+	return fmt.Sprintf("/proc/%d/ns/net", n.cmds[name].Process.Pid)
+}
+
+func (n *bareNet) end() {
+	for _, c := range n.cmds {
+		_ = c.Process.Kill()
+		_ = c.Wait()
+	}
+	_ = exec.Command("ip", "link", "del", "bare0").Run()
+}
+
+// inNetns runs f with the thread in the namespace. The thread comes back: one
+// that ended would take what it started with it (Pdeathsig).
+func inNetns(path string, f func() error) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	own, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = own.Close() }()
+	ns, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = ns.Close() }()
+	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+		return err
+	}
+	return errors.Join(f(), unix.Setns(int(own.Fd()), unix.CLONE_NEWNET))
+}
+
+// transfer sends from one namespace to another for a while: bits a second as
+// they arrive.
+func transfer(from, to, addr string) (float64, error) {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return 0, err
+	}
+	var l net.Listener
+	if err := inNetns(to, func() (err error) { l, err = net.Listen("tcp", ":"+port); return err }); err != nil {
+		return 0, err
+	}
+	defer func() { _ = l.Close() }()
+	var c net.Conn
+	if err := inNetns(from, func() (err error) { c, err = net.DialTimeout("tcp", addr, 2*time.Second); return err }); err != nil {
+		return 0, err
+	}
+	defer func() { _ = c.Close() }()
+	sent := make(chan struct{})
+	_ = c.SetDeadline(time.Now().Add((netSeconds + 1) * time.Second))
+	go func() {
+		defer close(sent)
+		for buf := make([]byte, 256<<10); ; {
+			if _, err := c.Write(buf); err != nil {
+				return
+			}
+		}
+	}()
+	s, err := l.Accept()
+	if err != nil {
+		return 0, err
+	}
+	var total int64
+	buf := make([]byte, 256<<10)
+	began := time.Now()
+	_ = s.SetReadDeadline(began.Add(netSeconds * time.Second))
+	for {
+		n, err := s.Read(buf)
+		total += int64(n)
+		if err != nil {
+			if !errors.Is(err, os.ErrDeadlineExceeded) {
+				return 0, err
+			}
+			break
+		}
+	}
+	took := time.Since(began).Seconds()
+	_ = s.Close()
+	<-sent
+	return float64(total) * 8 / took, nil
+}
