@@ -30,6 +30,7 @@ type bench struct {
 	v1only  *exec.Cmd // holds a mount namespace without the version 2 mount, which crun refuses beside version 1
 	rows    []figure
 	scales  []scaled
+	network *netFigures
 }
 
 // engine is a daemon of its own with a Docker API.
@@ -58,7 +59,7 @@ func (b *bench) start() error {
 	}
 	for _, e := range b.engines() {
 		for _, image := range []string{"busybox", "debian"} {
-			if image == "debian" && (b.quick || b.section == "scale") {
+			if image == "debian" && (b.quick || b.section != "") {
 				continue
 			}
 			if err := b.cli(e, "load", "-q", "-i", filepath.Join(b.images, image+".tar")); err != nil {
@@ -68,7 +69,7 @@ func (b *bench) start() error {
 		out, _ := b.cliOut(e, "version", "-f", "{{.Server.Version}}")
 		e.version = strings.TrimSpace(out)
 	}
-	if b.section == "scale" {
+	if b.section != "" {
 		return nil
 	}
 	b.podman, _ = lookPath("podman")

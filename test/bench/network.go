@@ -31,37 +31,17 @@ func (b *bench) measureNetwork() error {
 		return fmt.Errorf("network: %w", err)
 	}
 	defer bare.end()
-	e := b.wharf
-	if err := b.cli(e, "network", "create", "--subnet", "10.199.0.0/24", "bench"); err != nil {
-		return err
-	}
-	var pids []string
-	defer func() { _ = b.cli(e, "rm", "-f", "net-a", "net-b", "net-c", "net-d"); _ = b.cli(e, "network", "rm", "bench") }()
-	for _, c := range [][]string{
-		{"--name", "net-a", "--network", "bench", "--ip", "10.199.0.10"},
-		{"--name", "net-b", "--network", "bench", "--ip", "10.199.0.11"},
-		{"--name", "net-c", "-p", "203.0.113.1:5201:5201"},
-		{"--name", "net-d"},
-	} {
-		if err := b.cli(e, append(append([]string{"run", "-d"}, c...), "busybox", "sleep", "100000")...); err != nil {
-			return err
-		}
-		pid, err := b.cliOut(e, "inspect", "-f", "{{.State.Pid}}", c[1])
-		if err != nil {
-			return err
-		}
-		pids = append(pids, strings.TrimSpace(pid))
-	}
-	neighbour, err := b.cliOut(e, "inspect", "-f", "{{.NetworkSettings.Networks.bridge.IPAddress}}", "net-c")
+	defer b.endNetContainers()
+	pids, neighbour, err := b.netContainers()
 	if err != nil {
-		return err
+		return fmt.Errorf("network: %w", err)
 	}
 	ns := func(i int) string { return "/proc/" + pids[i] + "/ns/net" }
 	rows := map[string][]float64{}
 	for range max(3, b.rounds/4) {
 		for _, t := range []struct{ name, from, to, addr string }{
 			{"bare", bare.ns("a"), bare.ns("b"), "10.198.0.3:5201"},
-			{"neighbour", ns(3), ns(2), strings.TrimSpace(neighbour) + ":5201"},
+			{"neighbour", ns(3), ns(2), neighbour + ":5201"},
 			{"named", ns(0), ns(1), "10.199.0.11:5201"},
 			{"published", bare.ns("w"), ns(2), "203.0.113.1:5201"},
 		} {
@@ -75,6 +55,37 @@ func (b *bench) measureNetwork() error {
 	b.network = &netFigures{bare: median(rows["bare"]), neighbour: median(rows["neighbour"]), named: median(rows["named"]), published: median(rows["published"])}
 	fmt.Fprintf(os.Stderr, "network: %+v\n", *b.network)
 	return nil
+}
+
+// netContainers starts two containers on a network with names and two on the
+// default bridge; it returns their processes and the third one's address.
+func (b *bench) netContainers() (pids []string, neighbour string, err error) {
+	e := b.wharf
+	if err := b.cli(e, "network", "create", "--subnet", "10.199.0.0/24", "bench"); err != nil {
+		return nil, "", err
+	}
+	for _, c := range [][]string{
+		{"--name", "net-a", "--network", "bench", "--ip", "10.199.0.10"},
+		{"--name", "net-b", "--network", "bench", "--ip", "10.199.0.11"},
+		{"--name", "net-c", "-p", "203.0.113.1:5201:5201"},
+		{"--name", "net-d"},
+	} {
+		if err := b.cli(e, append(append([]string{"run", "-d"}, c...), "busybox", "sleep", "100000")...); err != nil {
+			return nil, "", err
+		}
+		pid, err := b.cliOut(e, "inspect", "-f", "{{.State.Pid}}", c[1])
+		if err != nil {
+			return nil, "", err
+		}
+		pids = append(pids, strings.TrimSpace(pid))
+	}
+	neighbour, err = b.cliOut(e, "inspect", "-f", "{{.NetworkSettings.Networks.bridge.IPAddress}}", "net-c")
+	return pids, strings.TrimSpace(neighbour), err
+}
+
+func (b *bench) endNetContainers() {
+	_ = b.cli(b.wharf, "rm", "-f", "net-a", "net-b", "net-c", "net-d")
+	_ = b.cli(b.wharf, "network", "rm", "bench")
 }
 
 // networkReport is the section of the page.
