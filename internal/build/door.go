@@ -50,12 +50,14 @@ func (w *watched) Close() error {
 	return err
 }
 
-// Session attaches a client's session (files, secrets, credentials) by an
-// upgraded request, until the client leaves. It writes the answer.
-func (r *Room) Session(ctx context.Context, w http.ResponseWriter, q *http.Request) error {
+// Session attaches a client's session (files, secrets, credentials) by a
+// connection that was upgraded to HTTP/2, until the client leaves. header is
+// the request's.
+func (r *Room) Session(ctx context.Context, conn net.Conn, header http.Header) error {
 	k, err := r.up()
 	if err != nil {
+		_ = conn.Close()
 		return err
 	}
-	return k.sessions.HandleHTTPRequest(ctx, w, q)
+	return k.sessions.HandleConn(ctx, conn, header)
 }

@@ -28,8 +28,9 @@ type Builds interface {
 	Prune(ctx context.Context, p model.BuildPrune) (*build.CachePruneReport, error)
 	// Records lists the build cache.
 	Records(ctx context.Context) ([]build.CacheRecord, error)
-	// Session takes the connection over; it writes the answer.
-	Session(ctx context.Context, w http.ResponseWriter, r *http.Request) error
+	// Session attaches a client's files, secrets and credentials by an
+	// upgraded connection until it ends; header is the request's.
+	Session(ctx context.Context, conn net.Conn, header http.Header) error
 	// GRPC serves BuildKit's API on an upgraded connection until it ends.
 	GRPC(conn net.Conn) error
 }
@@ -173,38 +174,45 @@ func buildFilter(key, v string) string {
 
 // buildSession hands the connection over.
 func (s *server) buildSession(c *call) error {
-	if err := mustUpgrade(c); err != nil {
+	conn, err := upgradeH2C(c)
+	if err != nil || conn == nil {
 		return err
 	}
-	return s.Builds.Session(c.ctx(), c.w, c.r)
+	if err := s.Builds.Session(c.ctx(), conn, c.r.Header); err != nil {
+		c.log.Debug("build session ended", "err", err)
+	}
+	return nil
 }
 
 // buildGRPC upgrades to HTTP/2 without TLS.
 func (s *server) buildGRPC(c *call) error {
-	if err := mustUpgrade(c); err != nil {
+	conn, err := upgradeH2C(c)
+	if err != nil || conn == nil {
 		return err
 	}
-	conn, rw, err := http.NewResponseController(c.w).Hijack()
-	if err != nil {
-		return err
-	}
-	c.w.begun = true
-	_ = conn.SetDeadline(time.Time{})
-	if _, err := io.WriteString(conn, "HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"); err != nil {
-		_ = conn.Close()
-		return nil
-	}
-	if err := s.Builds.GRPC(&wire{Conn: conn, in: rw.Reader}); err != nil {
+	if err := s.Builds.GRPC(conn); err != nil {
 		c.log.Error("build connection", "err", err)
 	}
 	return nil
 }
 
-func mustUpgrade(c *call) error {
+// upgradeH2C takes the connection over for HTTP/2 without TLS. nil without an
+// error: the client has gone.
+func upgradeH2C(c *call) (net.Conn, error) {
 	if up := c.r.Header.Get("Upgrade"); up != "h2c" {
-		return invalid("Upgrade: %q: this endpoint speaks h2c only", up)
+		return nil, invalid("Upgrade: %q: this endpoint speaks h2c only", up)
 	}
-	return nil
+	conn, rw, err := http.NewResponseController(c.w).Hijack()
+	if err != nil {
+		return nil, err
+	}
+	c.w.begun = true
+	_ = conn.SetDeadline(time.Time{})
+	if _, err := io.WriteString(conn, "HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"); err != nil {
+		_ = conn.Close()
+		return nil, nil //nolint:nilerr // there is nobody to tell
+	}
+	return &wire{Conn: conn, in: rw.Reader}, nil
 }
 
 // Read reads what came with the request first.
