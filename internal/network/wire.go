@@ -155,4 +155,3 @@ func settleRequests(eps []*endpoint) []request {
 	}
 	return reqs
 }
-
