@@ -9,7 +9,11 @@
 //	<name>/_data      the content, or what a volume with options is mounted on
 //	<name>/copying    there while the image's content is copied up
 //	<name>/sub/<n>    mount points of subpaths in use
-//	.gone-*           removed volumes whose content is still being deleted
+//	<name>/snapshots/<snapshot>/_data, snapshot.json
+//	.trash-<id>/      removed volumes as they were, and trashed.json
+//	.new-*            volumes and snapshots in the making
+//	.gone-*           what is still being deleted
+//	.paused-*         containers that stand still for a copy
 //
 // It never shifts ids: on the disk the owners are those that the container's
 // own ids say, and the mount is idmapped by whoever makes it.
@@ -21,11 +25,15 @@
 //     known in memory and comes back by Restore.
 //   - A volume with options is mounted at the first Use and unmounted at the
 //     last Unuse. A mount left by an earlier daemon is taken over.
-//   - Removing a volume renames it away, so that it is gone at once and as a
-//     whole; the deletion of the content goes on behind.
+//   - Removing a volume renames it into the trash, so that it is gone at once
+//     and as a whole. What is there too long is for others to Purge. Deletion
+//     goes on behind.
+//   - Whatever copies data makes them aside (a draft) and renames them into
+//     place: as a whole or not at all. Open deletes drafts that a crash left.
+//   - A copy holds its volume as a user of a name that no container has.
 //
 // # Lock order
 //
-// vol.busy, then Room.mu. Under Room.mu nothing is mounted, copied or deleted;
-// a new volume's record is written under it.
+// vol.busy, then Room.mu, then Room.projects. Under Room.mu nothing is mounted,
+// copied or deleted; a new volume's record is written under it.
 package volume

@@ -43,7 +43,7 @@ type Room struct {
 	closing context.Context // ends what goes on behind, but not deletions
 	close   context.CancelFunc
 
-	projects sync.Mutex // held while a quota's number is chosen; taken alone
+	projects sync.Mutex // held while a quota's number is chosen
 
 	mu      sync.Mutex // guards the rest
 	vols    map[string]*vol

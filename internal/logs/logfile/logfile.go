@@ -4,6 +4,9 @@
 //
 // # Owns
 //
+// For drivers that send elsewhere also the way there: a socket, or the process
+// wharf-logger (package ship), which follows the file.
+//
 // While the container runs, the file LogPlan.Path, the rotated ones beside it
 // (Path.1 is the youngest; Path.N.gz when compressed) and their temporary
 // files. The reader (package logs) never writes them.
