@@ -66,20 +66,7 @@ func openRooms(ctx context.Context, c *config.Config, live *atomic.Pointer[confi
 		return nil, err
 	}
 	held.Push(r.records.Close)
-	if r.images, err = image.Open(ctx, image.Options{
-		Root: filepath.Join(c.DataRoot, "image"), CertsDir: c.CertsDir,
-		InsecureRegistries: c.InsecureRegistries, Mirrors: c.RegistryMirrors,
-		MaxDownloads: c.MaxConcurrentDownloads, MaxUploads: c.MaxConcurrentUploads,
-		Users: r.imageUsers, Changes: plan.Changes, Publish: r.records.Publish, UserAgent: "wharf/" + release(),
-	}); err != nil {
-		return nil, err
-	}
-	held.Push(r.images.Close)
-	if r.networks, err = network.Open(ctx, networkOptions(c, r.records)); err != nil {
-		return nil, err
-	}
-	held.Push(r.networks.Close)
-	if r.volumes, err = volume.Open(volume.Options{Dir: filepath.Join(c.DataRoot, "volumes"), Publish: r.records.Publish, Archives: archive.New(), OnTrash: r.trashed}); err != nil {
+	if err := r.openStores(ctx, c, held); err != nil {
 		return nil, err
 	}
 	containers, err := native.New(native.Options{Monitor: c.Monitor, ExecRoot: c.ExecRoot, CgroupParent: strings.TrimPrefix(c.CgroupParent, "/"), Spares: 1})
@@ -113,6 +100,27 @@ func openRooms(ctx context.Context, c *config.Config, live *atomic.Pointer[confi
 	held.Push(r.builds.Close)
 	r.system = &sysinfo{rooms: r, live: live, plan: pf}
 	return r, r.system.open(c.DataRoot)
+}
+
+// openStores opens the rooms of images, networks and volumes.
+func (r *rooms) openStores(ctx context.Context, c *config.Config, held *undo.Stack) (err error) {
+	if r.images, err = image.Open(ctx, image.Options{
+		Root: filepath.Join(c.DataRoot, "image"), CertsDir: c.CertsDir,
+		InsecureRegistries: c.InsecureRegistries, Mirrors: c.RegistryMirrors,
+		MaxDownloads: c.MaxConcurrentDownloads, MaxUploads: c.MaxConcurrentUploads,
+		Users: r.imageUsers, Changes: plan.Changes, Publish: r.records.Publish, UserAgent: "wharf/" + release(),
+	}); err != nil {
+		return err
+	}
+	held.Push(r.images.Close)
+	if r.networks, err = network.Open(ctx, networkOptions(c, r.records)); err != nil {
+		return err
+	}
+	held.Push(r.networks.Close)
+	if r.volumes, err = volume.Open(volume.Options{Dir: filepath.Join(c.DataRoot, "volumes"), Publish: r.records.Publish, Archives: archive.New(), OnTrash: r.trashed}); err != nil {
+		return err
+	}
+	return nil
 }
 
 func networkOptions(c *config.Config, records *record.Store) network.Options {

@@ -52,6 +52,7 @@ var mayImport = map[string][]string{
 	"internal/driver/native": {"api/monitorapi", "internal/driver", "internal/driver/held", "internal/model", "internal/runtime", "internal/runtime/prepare", "internal/undo"},
 	"internal/driver/qemu": {"api/monitorapi", "api/guestapi", "internal/driver", "internal/driver/held", "internal/model", "internal/runtime",
 		"internal/runtime/prepare", "internal/undo", "internal/vmm/vmmapi"},
+	"internal/driver/qemu/accel": nil, // whether this machine's KVM can run a guest
 	// Holds one VM, as the monitor holds one container; QEMU itself runs by
 	// the runtime.
 	"internal/vmm":        {"api/monitorapi", "api/guestapi", "internal/monitor", "internal/runtime", "internal/undo"},
@@ -69,9 +70,11 @@ var mayImport = map[string][]string{
 
 	"cmd/wharfd":        {"internal", "api"},
 	"cmd/wharf":         nil, // HTTP only
+	"cmd/wharf-compose": nil, // HTTP only
 	"cmd/wharf-monitor": {"internal/monitor", "internal/runtime"},
 	"cmd/wharf-logger":  {"internal/logs"},
 	"cmd/wharf-oci":     {"internal/model", "internal/monitor", "internal/runtime", "internal/runtime/prepare", "internal/undo"},
+	"examples":          nil,
 	"cmd/wharf-vmm":     {"internal/driver/qemu/accel", "internal/runtime", "internal/vmm"},
 	"cmd/wharf-guest":   {"internal/guest", "internal/runtime"},
 
