@@ -97,13 +97,16 @@ func forward(signals <-chan os.Signal, pid int) {
 // gets the terminal. When it returns, execve has happened or failed.
 func startChild(path string, args []string) (int, error) {
 	p := program{}
-	none := new(sigset)
+	none, stop := new(sigset), new(sigset)
+	stop[0] = 1<<(unix.SIGTTOU-1) | 1<<(unix.SIGTTIN-1)
 	group := new(uint64)
-	p.keep = append(p.keep, none, group)
+	p.keep = append(p.keep, none, stop, group)
 	p.after = []call{{nr: unix.SYS_SETPGID, name: "setpgid"}}
 	if _, err := unix.IoctlGetTermios(0, unix.TCGETS); err == nil {
 		p.after = append(p.after,
 			call{nr: unix.SYS_GETPID, name: "getpid"},
+			// Out of the terminal's group, taking the terminal would stop us.
+			call{nr: unix.SYS_RT_SIGPROCMASK, a: [6]uintptr{unix.SIG_BLOCK, uintptr(unsafe.Pointer(stop)), 0, sigsetSize}, name: "sigprocmask"},
 			call{nr: unix.SYS_IOCTL, a: [6]uintptr{0, unix.TIOCSPGRP, uintptr(unsafe.Pointer(group))}, name: "tcsetpgrp", keep: true, store: group, from: 2})
 	}
 	env := os.Environ()
