@@ -78,6 +78,7 @@ func busyboxLayer(busybox string) ([]byte, error) {
 	l.dir("tmp", 0o1777)
 	l.dir("var/tmp", 0o1777)
 	l.symlink("sbin", "bin")
+	l.symlink("var/run", "../run")
 	l.file("bin/busybox", 0o755, program)
 	applets := strings.Fields(string(out))
 	sort.Strings(applets)
