@@ -11,6 +11,7 @@ bindir=$PREFIX/bin
 sharedir=$PREFIX/share
 files=(
 	"$bindir/wharf" "$bindir/wharf-compose" "$bindir/wharfd" "$bindir/wharf-monitor" "$bindir/wharf-logger" "$bindir/wharf-oci"
+	"$bindir/wharf-vmm" "$bindir/wharf-guest"
 	"$UNITDIR/wharfd.service" "$UNITDIR/wharfd.socket" "$PREFIX/lib/sysusers.d/wharf.conf"
 	"$sharedir/wharf/base.tar"
 	"$sharedir/bash-completion/completions/wharf" "$sharedir/zsh/vendor-completions/_wharf"
@@ -33,7 +34,7 @@ if [ "${1:-}" = --remove ]; then
 fi
 
 put() { install -D -m "$1" "$2" "$DESTDIR$3"; }
-for b in wharf wharf-compose wharfd wharf-monitor wharf-logger wharf-oci; do put 755 "bin/$b" "$bindir/$b"; done
+for b in wharf wharf-compose wharfd wharf-monitor wharf-logger wharf-oci wharf-vmm wharf-guest; do put 755 "bin/$b" "$bindir/$b"; done
 
 theirs=
 for d in /usr/local/lib /usr/local/libexec /usr/lib /usr/libexec; do

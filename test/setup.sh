@@ -23,6 +23,9 @@ jq:jq:reads inspect output
 ps:procps:shows host ids of processes
 git:git:version of the build
 nsenter:util-linux:looks into namespaces
+qemu-system-x86_64:qemu-system-x86:runs virtual machines
+/usr/lib/qemu/virtiofsd:qemu-system-common:their volumes
+mkfs.ext4:e2fsprogs:their disks
 '
 test_needs='
 skopeo:skopeo:reads and writes images as others do
@@ -46,6 +49,33 @@ esac
 # The stock docker CLI: whatever is on PATH, else Debian's.
 command -v docker >/dev/null 2>&1 || peers="$peers docker.io:usr/bin/docker"
 
+# The kernel of virtual machines: one that is installed, else Debian's, of which
+# only what a guest needs is unpacked, at the place where wharfd looks for it.
+KERNEL=${WHARF_KERNEL:-/usr/lib/wharf/kernel}
+have_kernel() {
+	local f
+	for f in /boot/vmlinuz-*-cloud-* "$KERNEL"/boot/vmlinuz-*; do
+		[ -e "$f" ] && { [ -z "${WHARF_KERNEL:-}" ] || [ "${f#"$KERNEL"}" != "$f" ]; } && return 0
+	done
+	return 1
+}
+unpack_kernel() {
+	local pkg tmp
+	pkg=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1)
+	[ -n "$pkg" ] || { echo "no package linux-image-cloud-amd64" >&2; return 1; }
+	tmp=$(mktemp -d)
+	chmod 755 "$tmp"
+	(cd "$tmp" && quiet apt-get download "$pkg")
+	mkdir -p "$KERNEL"
+	# What one of Debian's kernels has built in another has as a module.
+	dpkg-deb --fsys-tarfile "$tmp"/*.deb | tar -x -C "$KERNEL" --wildcards --no-anchored \
+		'vmlinuz-*' modules.builtin 'kernel/fs/erofs/*' 'kernel/fs/fuse/*' 'kernel/fs/overlayfs/*' 'kernel/fs/ext4/*' 'kernel/lib/*' \
+		'kernel/drivers/virtio/*' 'kernel/drivers/block/virtio*' 'kernel/drivers/net/virtio*' 'kernel/drivers/net/net_failover*' \
+		'kernel/net/core/*' 'kernel/drivers/char/*' 2>/dev/null || true
+	ls "$KERNEL"/boot/vmlinuz-* "$KERNEL"/*/modules/*/modules.builtin >/dev/null
+	rm -rf "$tmp"
+}
+
 # A dynamic busybox does not run in an image of one file.
 busybox_is_static() { [ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1; }
 
@@ -54,6 +84,8 @@ while IFS=: read -r cmd pkg _; do
 	[ -n "$cmd" ] || continue
 	if [ "$cmd" = /bin/busybox ]; then
 		busybox_is_static || missing+=("$pkg")
+	elif [ "${cmd#/}" != "$cmd" ]; then
+		[ -e "$cmd" ] || missing+=("$pkg")
 	else
 		command -v "$cmd" >/dev/null 2>&1 || missing+=("$pkg")
 	fi
@@ -65,7 +97,7 @@ for p in $peers; do
 	command -v "$(basename "$path")" >/dev/null 2>&1 && continue
 	case " ${unpack[*]:-} " in *" $pkg "*) ;; *) unpack+=("$pkg") ;; esac
 done
-[ ${#missing[@]} -eq 0 ] && [ ${#unpack[@]} -eq 0 ] && exit 0
+[ ${#missing[@]} -eq 0 ] && [ ${#unpack[@]} -eq 0 ] && have_kernel && exit 0
 
 if ! command -v apt-get >/dev/null 2>&1; then
 	echo "not a Debian: install the equivalents of: ${missing[*]:-} ${unpack[*]:-}" >&2
@@ -82,6 +114,7 @@ quiet() { "$@" >"$log" 2>&1 </dev/null || { cat "$log" >&2; echo "failed: $*" >&
 
 echo "setup: apt: ${missing[*]:-} ${unpack[*]:+(unpacked only: ${unpack[*]})}"
 quiet apt-get update
+have_kernel || { echo "setup: a kernel for virtual machines, into $KERNEL"; unpack_kernel; }
 [ ${#missing[@]} -eq 0 ] || quiet apt-get install -y --no-install-recommends "${missing[@]}"
 for pkg in ${unpack[@]+"${unpack[@]}"}; do
 	tmp=$(mktemp -d)

@@ -127,14 +127,15 @@ func TestVersionOrder(t *testing.T) {
 func machine(t *testing.T, releases ...string) places {
 	t.Helper()
 	dir := t.TempDir()
-	p := places{own: filepath.Join(dir, "own"), boot: filepath.Join(dir, "boot"), modules: []string{filepath.Join(dir, "modules")}}
+	p := places{own: filepath.Join(dir, "own"), roots: []root{{filepath.Join(dir, "nothing"), nil}, {filepath.Join(dir, "boot"), []string{filepath.Join(dir, "modules")}}}}
+	boot, modules := p.roots[1].boot, p.roots[1].modules[0]
 	for _, r := range releases {
 		r, bare := strings.CutSuffix(r, "!") // without modules
-		write(t, filepath.Join(p.boot, "vmlinuz-"+r), "kernel")
+		write(t, filepath.Join(boot, "vmlinuz-"+r), "kernel")
 		if bare {
 			continue
 		}
-		m := filepath.Join(p.modules[0], r)
+		m := filepath.Join(modules, r)
 		write(t, filepath.Join(m, "modules.builtin"), "kernel/fs/ext4/ext4.ko\nkernel/fs/overlayfs/overlay.ko\n")
 		write(t, filepath.Join(m, "modules.dep"), strings.Join([]string{
 			"kernel/virtio/virtio_ring.ko:", "kernel/virtio/virtio.ko: kernel/virtio/virtio_ring.ko",
@@ -204,7 +205,7 @@ func TestFind(t *testing.T) {
 // Each module comes after those that it needs, and what is built in not at all.
 func TestModuleOrder(t *testing.T) {
 	p := machine(t, "6.1.0-1-cloud-amd64")
-	tree, err := readModules(filepath.Join(p.modules[0], "6.1.0-1-cloud-amd64"))
+	tree, err := readModules(filepath.Join(p.roots[1].modules[0], "6.1.0-1-cloud-amd64"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -233,7 +234,7 @@ func TestModuleOrder(t *testing.T) {
 
 func TestInitramfs(t *testing.T) {
 	p := machine(t, "6.1.0-1-cloud-amd64")
-	tree, err := readModules(filepath.Join(p.modules[0], "6.1.0-1-cloud-amd64"))
+	tree, err := readModules(filepath.Join(p.roots[1].modules[0], "6.1.0-1-cloud-amd64"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -323,5 +324,44 @@ func TestCommandLine(t *testing.T) {
 	}
 	if got := CommandLine(Line{PCI: true, Debug: true}); strings.Contains(got, "pci=off") || strings.Contains(got, "quiet") || strings.Contains(got, "tsc") {
 		t.Errorf("%s", got)
+	}
+}
+
+// A kernel package that is only unpacked has no modules.dep: the same list
+// comes of the modules themselves.
+func TestScan(t *testing.T) {
+	k, err := Find("", "")
+	if err != nil || k.Modules == "" {
+		t.Skipf("no kernel with modules here: apt-get install linux-image-cloud-amd64 (%v)", err)
+	}
+	with, err := readModules(k.Modules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	without := &moduleTree{dir: k.Modules, file: map[string]string{}, deps: map[string][]string{}, builtin: with.builtin}
+	if err := without.scan(); err != nil {
+		t.Fatal(err)
+	}
+	a, err := with.wanted()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := without.wanted()
+	if err != nil {
+		t.Fatal(err)
+	}
+	place := map[string]int{}
+	for i, m := range b {
+		place[m.name] = i
+	}
+	if len(a) != len(b) {
+		t.Errorf("%v\n%v", a, b)
+	}
+	for i, m := range b {
+		for _, d := range with.deps[m.name] {
+			if at, ok := place[d]; !ok || at > i {
+				t.Errorf("%s comes before %s, which it needs", m.name, d)
+			}
+		}
 	}
 }

@@ -12,9 +12,13 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// OwnKernel is where "make kernel" puts wharf's own, with its modules (none,
-// mostly) beside it in OwnModules.
-const OwnKernel = "/usr/lib/wharf/vmlinux"
+// OwnKernel is where "make kernel" puts wharf's own kernel, which has everything
+// built in. Below OwnRoot a distribution's kernel may lie unpacked (boot/,
+// lib/modules/) where nobody wants it installed.
+const (
+	OwnKernel = "/usr/lib/wharf/vmlinux"
+	OwnRoot   = "/usr/lib/wharf/kernel"
+)
 
 // Kernel is one that was found.
 type Kernel struct {
@@ -26,12 +30,20 @@ type Kernel struct {
 
 // places are where kernels are looked for; tests have their own.
 type places struct {
-	own, boot string
-	modules   []string
+	own   string
+	roots []root
+}
+
+type root struct {
+	boot    string
+	modules []string
 }
 
 func machinePlaces() places {
-	return places{own: OwnKernel, boot: "/boot", modules: []string{"/lib/modules", "/usr/lib/modules"}}
+	return places{own: OwnKernel, roots: []root{
+		{"/boot", []string{"/lib/modules", "/usr/lib/modules"}},
+		{OwnRoot + "/boot", []string{OwnRoot + "/lib/modules", OwnRoot + "/usr/lib/modules"}},
+	}}
 }
 
 // Find chooses the kernel. configured is a path from the configuration, with
@@ -48,15 +60,17 @@ func (p places) find(configured, modules string) (Kernel, error) {
 		return Kernel{Path: p.own, Release: "own", Why: "wharf's own kernel (make kernel)"}, nil
 	}
 	for _, suffix := range []string{"-cloud-" + runtime.GOARCH, "-" + runtime.GOARCH, ""} {
-		k, err := p.newest(suffix)
-		if err == nil {
-			return k, nil
-		}
-		if !errors.Is(err, os.ErrNotExist) {
-			return Kernel{}, err
+		for _, r := range p.roots {
+			k, err := r.newest(suffix)
+			if err == nil {
+				return k, nil
+			}
+			if !errors.Is(err, os.ErrNotExist) {
+				return Kernel{}, err
+			}
 		}
 	}
-	return Kernel{}, errdefs.ErrUnavailable.WithMessage("no kernel for virtual machines in " + p.boot +
+	return Kernel{}, errdefs.ErrUnavailable.WithMessage("no kernel for virtual machines in " + p.roots[0].boot +
 		": install linux-image-cloud-" + runtime.GOARCH + ", or set vm-kernel in daemon.json to a bzImage or vmlinux")
 }
 
@@ -65,8 +79,10 @@ func (p places) configured(path, modules string) (Kernel, error) {
 		return Kernel{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("vm-kernel: %v", err))
 	}
 	k := Kernel{Path: path, Modules: modules, Release: release(path), Why: "configured (vm-kernel)"}
-	if modules == "" && k.Release != "" {
-		k.Modules = p.modulesOf(k.Release)
+	for _, r := range p.roots {
+		if k.Modules == "" && k.Release != "" {
+			k.Modules = r.modulesOf(k.Release)
+		}
 	}
 	return k, nil
 }
@@ -81,18 +97,18 @@ func release(path string) string {
 
 // newest finds the newest kernel of Debian's in /boot whose name ends so and
 // that has its modules.
-func (p places) newest(suffix string) (Kernel, error) {
-	names, err := filepath.Glob(filepath.Join(p.boot, "vmlinuz-*"+suffix))
+func (r root) newest(suffix string) (Kernel, error) {
+	names, err := filepath.Glob(filepath.Join(r.boot, "vmlinuz-*"+suffix))
 	if err != nil {
 		return Kernel{}, err
 	}
 	sort.Slice(names, func(i, j int) bool { return versionLess(names[i], names[j]) })
 	for i := len(names) - 1; i >= 0; i-- {
 		k := Kernel{Path: names[i], Release: release(names[i])}
-		if k.Modules = p.modulesOf(k.Release); k.Modules == "" {
+		if k.Modules = r.modulesOf(k.Release); k.Modules == "" {
 			continue
 		}
-		k.Why = "the newest in " + p.boot
+		k.Why = "the newest in " + r.boot
 		if suffix != "" {
 			k.Why += " for *" + suffix
 		}
@@ -101,10 +117,10 @@ func (p places) newest(suffix string) (Kernel, error) {
 	return Kernel{}, os.ErrNotExist
 }
 
-func (p places) modulesOf(release string) string {
-	for _, dir := range p.modules {
+func (r root) modulesOf(release string) string {
+	for _, dir := range r.modules {
 		m := filepath.Join(dir, release)
-		if _, err := os.Stat(filepath.Join(m, "modules.dep")); err == nil {
+		if _, err := os.Stat(filepath.Join(m, "modules.builtin")); err == nil {
 			return m
 		}
 	}

@@ -2,6 +2,8 @@ package boot
 
 import (
 	"bufio"
+	"bytes"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"io"
@@ -54,11 +56,14 @@ func readModules(dir string) (*moduleTree, error) {
 			return
 		}
 		name := moduleName(file)
-		t.file[name] = file
+		t.file[name], t.deps[name] = file, []string{}
 		for _, d := range strings.Fields(deps) {
 			t.deps[name] = append(t.deps[name], moduleName(d))
 		}
 	})
+	if errors.Is(err, os.ErrNotExist) { // unpacked, and depmod(8) did not run
+		err = t.scan()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -83,6 +88,71 @@ func eachLine(file string, f func(string)) error {
 	return s.Err()
 }
 
+// scan finds out from the modules themselves what depmod(8) would write.
+func (t *moduleTree) scan() error {
+	return filepath.WalkDir(filepath.Join(t.dir, "kernel"), func(p string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.Contains(d.Name(), ".ko") {
+			return err
+		}
+		rel, err := filepath.Rel(t.dir, p)
+		if err != nil {
+			return err
+		}
+		t.file[moduleName(rel)] = rel
+		return nil
+	})
+}
+
+// needs lists all that a module needs, the nearest first.
+func (t *moduleTree) needs(name string) ([]string, error) {
+	if deps, ok := t.deps[name]; ok || t.file[name] == "" {
+		return deps, nil
+	}
+	m := module{name: name, file: filepath.Join(t.dir, t.file[name])}
+	direct, err := m.depends()
+	if err != nil {
+		return nil, err
+	}
+	t.deps[name] = nil // a circle ends here
+	var all []string
+	for _, d := range direct {
+		below, err := t.needs(d)
+		if err != nil {
+			return nil, err
+		}
+		all = append(append(all, d), below...)
+	}
+	t.deps[name] = all
+	return all, nil
+}
+
+// depends is the module's own list: "depends=virtio,virtio_ring" in its
+// section .modinfo.
+func (m module) depends() ([]string, error) {
+	data, err := m.read()
+	if err != nil {
+		return nil, err
+	}
+	f, err := elf.NewFile(bytes.NewReader(data))
+	if err != nil {
+		return nil, fmt.Errorf("module %s: %w", m.file, err)
+	}
+	s := f.Section(".modinfo")
+	if s == nil {
+		return nil, fmt.Errorf("module %s has no .modinfo", m.file)
+	}
+	info, err := s.Data()
+	if err != nil {
+		return nil, fmt.Errorf("module %s: %w", m.file, err)
+	}
+	for _, kv := range strings.Split(string(info), "\x00") {
+		if list, ok := strings.CutPrefix(kv, "depends="); ok && list != "" {
+			return strings.Split(strings.ReplaceAll(list, "-", "_"), ","), nil
+		}
+	}
+	return nil, nil
+}
+
 // wanted is the list of modules to load, in order: each after those that it
 // needs. modules.dep names all that a module needs, the nearest first.
 func (t *moduleTree) wanted() ([]module, error) {
@@ -105,8 +175,12 @@ func (t *moduleTree) wanted() ([]module, error) {
 			return nil, fmt.Errorf("the kernel in %s has no %s, which a virtual machine needs", t.dir, name)
 		}
 		isLate := i >= len(early)
-		for j := len(t.deps[name]) - 1; j >= 0; j-- {
-			add(t.deps[name][j], isLate)
+		deps, err := t.needs(name)
+		if err != nil {
+			return nil, err
+		}
+		for j := len(deps) - 1; j >= 0; j-- {
+			add(deps[j], isLate)
 		}
 		add(name, isLate)
 	}
