@@ -35,19 +35,28 @@ type Target struct {
 	Bundle func(t testing.TB, args ...string) *model.Bundle
 	// Lacks names tests that the driver cannot pass.
 	Lacks []string
+	// Many is how many instances are started at once; 0 is 50.
+	Many int
+	// Slow is what a start may take longer than a container's: each step of a
+	// test that waits for an instance waits that much longer.
+	Slow time.Duration
 }
 
-// limit is more than any test takes.
+// limit is more than any test takes that starts containers.
 const limit = 60 * time.Second
+
+// slow is added to every wait: Run sets it, for one driver at a time.
+var slow time.Duration
 
 // Run runs the suite.
 func Run(t *testing.T, g Target) {
+	slow = g.Slow
 	tests := map[string]func(*testing.T, Target){
 		"ExitCodes": exitCodes, "Output": output, "AttachBeforeStart": attachBeforeStart, "AttachInput": attachInput,
 		"Terminal": terminal, "Signal": signalled, "NotFound": notFound, "NotExecutable": notExecutable,
 		"Exec": execs, "ExecTerminal": execTerminal, "ExecErrors": execErrors, "ExecOutlivesClient": execOutlivesClient,
 		"Recover": recovered, "RecoverEnded": recoverEnded, "RecoverNothing": recoverNothing,
-		"ReleaseRunning": releaseRunning, "ReleaseNothing": releaseNothing, "List": list, "Many": many,
+		"Processes": processes, "Files": files, "ReleaseRunning": releaseRunning, "ReleaseNothing": releaseNothing, "List": list, "Many": many,
 		"Pause": paused, "Pids": pids, "Stats": stats, "SandboxUnused": sandboxUnused, "Restart": restart,
 	}
 	var names []string
@@ -67,7 +76,7 @@ func Run(t *testing.T, g Target) {
 
 // ctxOf is a context that ends with the test's patience.
 func ctxOf(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	ctx, cancel := context.WithTimeout(context.Background(), limit+5*slow)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -210,9 +219,10 @@ func terminal(t *testing.T, g Target) {
 }
 
 func signalled(t *testing.T, g Target) {
-	i := start(t, g.Driver, g.Bundle(t, "/bin/sh", "-c", "trap 'exit 9' TERM; while :; do sleep 0.01; done"))
+	b := g.Bundle(t, "/bin/sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.01; done")
+	i := start(t, g.Driver, b)
 	ctx := ctxOf(t)
-	time.Sleep(100 * time.Millisecond) // for the trap
+	logged(t, b.Log.Path, "ready")
 	must(t, i.Signal(ctx, syscall.SIGTERM))
 	if c := wait(t, i); c != 9 {
 		t.Errorf("exit code %d", c)
@@ -342,9 +352,12 @@ func restart(t *testing.T, g Target) {
 	}
 }
 
-// many starts 50 at once.
+// many starts many at once.
 func many(t *testing.T, g Target) {
-	const n = 50
+	n := 50
+	if g.Many != 0 {
+		n = g.Many
+	}
 	errs := make(chan error, n)
 	var bundles []*model.Bundle
 	for k := range n {

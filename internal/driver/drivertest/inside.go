@@ -52,7 +52,7 @@ func execTerminal(t *testing.T, g Target) {
 	e.Process.Terminal, e.OpenStdin, e.ConsoleSize = true, true, [2]uint{30, 90}
 	p, err := i.Exec(ctxOf(t), e)
 	must(t, err)
-	time.Sleep(50 * time.Millisecond)
+	time.Sleep(50*time.Millisecond + slow/20) // it reads its first size
 	must(t, p.Stream().Resize(40, 100))
 	_, err = io.WriteString(p.Stream(), "word\n")
 	must(t, err)
@@ -99,16 +99,16 @@ func execOutlivesClient(t *testing.T, g Target) {
 func paused(t *testing.T, g Target) {
 	b := g.Bundle(t, "/bin/sh", "-c", "while :; do echo x; sleep 0.01; done")
 	i := start(t, g.Driver, b)
-	time.Sleep(100 * time.Millisecond)
+	logged(t, b.Log.Path, "x")
 	must(t, i.Pause(ctxOf(t)))
-	time.Sleep(50 * time.Millisecond)
+	time.Sleep(50*time.Millisecond + slow/20)
 	n := len(logText(t, b.Log.Path))
 	time.Sleep(100 * time.Millisecond)
 	if m := len(logText(t, b.Log.Path)); m != n {
 		t.Errorf("a paused instance wrote %d bytes", m-n)
 	}
 	must(t, i.Resume(ctxOf(t)))
-	time.Sleep(100 * time.Millisecond)
+	time.Sleep(100*time.Millisecond + slow/10)
 	if m := len(logText(t, b.Log.Path)); m == n {
 		t.Error("a resumed instance writes nothing")
 	}
@@ -118,8 +118,9 @@ func paused(t *testing.T, g Target) {
 }
 
 func pids(t *testing.T, g Target) {
-	i := start(t, g.Driver, g.Bundle(t, "/bin/sh", "-c", "sleep 100 & wait"))
-	time.Sleep(100 * time.Millisecond)
+	b := g.Bundle(t, "/bin/sh", "-c", "sleep 100 & echo ready; wait")
+	i := start(t, g.Driver, b)
+	logged(t, b.Log.Path, "ready")
 	p, err := i.Pids(ctxOf(t))
 	must(t, err)
 	if len(p) != 2 || !slices.Contains(p, i.Pid()) {
@@ -128,8 +129,9 @@ func pids(t *testing.T, g Target) {
 }
 
 func stats(t *testing.T, g Target) {
-	i := start(t, g.Driver, g.Bundle(t, "/bin/sh", "-c", "k=0; while [ $k -lt 50000 ]; do k=$((k+1)); done; sleep 100"))
-	time.Sleep(200 * time.Millisecond)
+	b := g.Bundle(t, "/bin/sh", "-c", "k=0; while [ $k -lt 20000 ]; do k=$((k+1)); done; echo ready; sleep 100")
+	i := start(t, g.Driver, b)
+	logged(t, b.Log.Path, "ready")
 	s, err := i.Stats(ctxOf(t))
 	must(t, err)
 	if s.MemoryStats.Usage == 0 || s.CPUStats.CPUUsage.TotalUsage == 0 || s.PidsStats.Current == 0 {

@@ -79,11 +79,11 @@ func ListCgroups(parent string) []string {
 // strayCgroups are the ids whose cgroups were left behind together with a lost
 // exec root. Somebody else may work below the same parent: a --cgroup-parent
 // inside ours, or another daemon. So what does not look like a container's id,
-// or has processes, is not ours to end.
-func strayCgroups(parent string) []model.ID {
+// or has processes, is not ours to end. known are not looked at.
+func strayCgroups(parent string, known map[model.ID]bool) []model.ID {
 	var out []model.ID
 	for _, name := range ListCgroups(parent) {
-		if !containerID.MatchString(name) {
+		if known[model.ID(name)] || !containerID.MatchString(name) {
 			continue
 		}
 		pids, err := cgroup.Open(filepath.Join("/", parent, name)).Pids()

@@ -80,24 +80,22 @@ type runningMonitor struct {
 	lost bool // the directory was removed
 }
 
-// monitors reads /proc. The name alone costs one read for each process; only
-// what has ours is looked at closer.
+// monitors finds our holders by the directory that they work in: one
+// readlink(2) for each process of the machine.
 func (d *Driver) monitors() ([]runningMonitor, error) {
-	entries, err := os.ReadDir("/proc")
+	proc, err := os.Open("/proc")
 	if err != nil {
 		return nil, err
 	}
-	name := filepath.Base(d.opts.Monitor)
-	if len(name) > 15 { // TASK_COMM_LEN
-		name = name[:15]
+	defer proc.Close()
+	names, err := proc.Readdirnames(-1)
+	if err != nil {
+		return nil, err
 	}
 	var out []runningMonitor
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
+	for _, name := range names {
+		pid, err := strconv.Atoi(name)
 		if err != nil {
-			continue
-		}
-		if b, err := os.ReadFile("/proc/" + e.Name() + "/comm"); err != nil || strings.TrimSpace(string(b)) != name {
 			continue
 		}
 		if m, ok := d.monitorAt(pid); ok {
@@ -108,15 +106,26 @@ func (d *Driver) monitors() ([]runningMonitor, error) {
 }
 
 func (d *Driver) monitorAt(pid int) (runningMonitor, bool) {
-	dir, err := os.Readlink("/proc/" + strconv.Itoa(pid) + "/cwd")
-	if err != nil {
+	buf := make([]byte, 512)
+	n, err := unix.Readlink("/proc/"+strconv.Itoa(pid)+"/cwd", buf)
+	if err != nil || n == len(buf) {
 		return runningMonitor{}, false
 	}
-	dir, lost := strings.CutSuffix(dir, " (deleted)")
-	if filepath.Dir(dir) != d.instances {
+	dir, lost := strings.CutSuffix(string(buf[:n]), " (deleted)")
+	if filepath.Dir(dir) != d.instances || !d.isHolder(pid) {
 		return runningMonitor{}, false
 	}
 	return runningMonitor{pid: pid, id: model.ID(filepath.Base(dir)), lost: lost}, true
+}
+
+// isHolder tells the holder from what it has started in the same directory.
+func (d *Driver) isHolder(pid int) bool {
+	name := filepath.Base(d.opts.Monitor)
+	if len(name) > 15 { // TASK_COMM_LEN
+		name = name[:15]
+	}
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/comm")
+	return err == nil && strings.TrimSpace(string(b)) == name
 }
 
 // Repair ends a monitor that Fsck found. Its container's processes end with

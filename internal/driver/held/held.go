@@ -154,7 +154,7 @@ func (d *Driver) List(ctx context.Context) ([]model.ID, error) {
 	for _, e := range entries {
 		seen[model.ID(e.Name())] = true
 	}
-	for _, id := range strayCgroups(d.opts.CgroupParent) {
+	for _, id := range strayCgroups(d.opts.CgroupParent, seen) {
 		seen[id] = true
 	}
 	ids := make([]model.ID, 0, len(seen))
