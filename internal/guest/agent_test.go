@@ -79,7 +79,6 @@ func settle() error {
 
 // plain is a machine that is none.
 type plain struct {
-	mu      sync.Mutex
 	late    int
 	time    int64
 	entropy int

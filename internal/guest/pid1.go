@@ -39,9 +39,7 @@ func Main(version string) int {
 		return 1
 	}
 	say("ready after %v", uptime().Round(time.Millisecond))
-	if err := a.channel(&port{dev: dev}); err != nil {
-		say("channel: %v", err)
-	}
+	say("channel: %v", a.channel(&port{dev: dev}))
 	return 1
 }
 

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"runtime/debug"
 	"time"
 
@@ -183,10 +182,4 @@ func decode(raw json.RawMessage, what string, into any) error {
 		return invalid("%s: %v", what, err)
 	}
 	return nil
-}
-
-// exists reports whether there is something at path.
-func exists(path string) bool {
-	_, err := os.Lstat(path)
-	return err == nil
 }
