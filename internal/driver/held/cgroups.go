@@ -3,9 +3,11 @@ package held
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
@@ -49,19 +51,22 @@ func (i *Instance) Group() (*cgroup.Group, error) {
 	return i.d.group(i.id, b)
 }
 
+// hierarchies are the directories of the machine's control groups.
+func hierarchies() []string {
+	l := cgroup.Detect()
+	out := slices.Collect(maps.Values(l.V1))
+	if l.V2 != "" {
+		out = append(out, l.V2)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
 // ListCgroups lists the ids that have a cgroup below parent in any hierarchy.
 func ListCgroups(parent string) []string {
 	seen := map[string]bool{}
 	var out []string
-	l := cgroup.Detect()
-	bases := []string{l.V2}
-	for _, b := range l.V1 {
-		bases = append(bases, b)
-	}
-	for _, b := range bases {
-		if b == "" {
-			continue
-		}
+	for _, b := range hierarchies() {
 		entries, err := os.ReadDir(filepath.Join(b, parent))
 		if err != nil {
 			continue
@@ -86,12 +91,25 @@ func strayCgroups(parent string, known map[model.ID]bool) []model.ID {
 		if known[model.ID(name)] || !containerID.MatchString(name) {
 			continue
 		}
+		if busy(parent, name) { // the usual case, by one small read
+			continue
+		}
 		pids, err := cgroup.Open(filepath.Join("/", parent, name)).Pids()
 		if err == nil && len(pids) == 0 {
 			out = append(out, model.ID(name))
 		}
 	}
 	return out
+}
+
+// busy reports that there is a process in one of the group's own directories.
+func busy(parent, name string) bool {
+	for _, b := range hierarchies() {
+		if p, err := os.ReadFile(filepath.Join(b, parent, name, "cgroup.procs")); err == nil && len(p) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 var containerID = regexp.MustCompile(`^[0-9a-f]{64}$`)
