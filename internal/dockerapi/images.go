@@ -188,6 +188,8 @@ type legacyImageInspect struct {
 	Config        map[string]any
 	VirtualSize   *int64  `json:",omitempty"`
 	Container     *string `json:",omitempty"`
+	// What the image was made with; docker-compose 1.29 reads its Volumes.
+	ContainerConfig map[string]any `json:",omitempty"`
 }
 
 // parentImageInspect is inspect's answer since 1.52 for a committed image.
@@ -200,9 +202,9 @@ type parentImageInspect struct {
 func imageInspectFor(v version, got *image.InspectResponse, parent string) any {
 	r := *got
 	r.RepoTags, r.RepoDigests = list(r.RepoTags), list(r.RepoDigests)
+	hideIdentity(r.Manifests)
 	if v < 48 {
 		r.Descriptor = nil
-	hideIdentity(r.Manifests)
 	}
 	if v < 53 {
 		r.Identity = nil
@@ -215,7 +217,7 @@ func imageInspectFor(v version, got *image.InspectResponse, parent string) any {
 	}
 	old := &legacyImageInspect{InspectResponse: &r, Parent: parent, Comment: r.Comment, Author: r.Author, Config: legacyImageConfig(v, r.Config)}
 	if v < 45 {
-		old.Container = new(string)
+		old.Container, old.ContainerConfig = new(string), old.Config
 	}
 	if v < 44 {
 		old.VirtualSize = &r.Size
