@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"context"
 	"io"
 	"net/netip"
 	"os"
@@ -289,5 +290,30 @@ func TestRewrite(t *testing.T) {
 		if got, _ := os.ReadFile(path); string(got) != text {
 			t.Errorf("got %q, want %q", got, text)
 		}
+	}
+}
+
+// TestStartDeadline: a start that its deadline ends is recorded and released.
+func TestStartDeadline(t *testing.T) {
+	w := newWorld(t)
+	e := w.engine()
+	e.core.opts.Deadline = 20 * time.Millisecond
+	id := create(t, e, "slow", nil)
+	ctxs := make(chan error, 1)
+	steps := []step[int]{
+		{"hold", func(context.Context, int) error { return nil }, func(ctx context.Context, _ int) error { ctxs <- ctx.Err(); return nil }},
+		{"slow", func(ctx context.Context, _ int) error { <-ctx.Done(); return ctx.Err() }, nil},
+	}
+	ctx, cancel := e.core.detach(bg)
+	defer cancel()
+	var times []StepTime
+	if err := walk(ctx, steps, 0, &times, func(string, error) {}); err == nil {
+		t.Fatal("the deadline did not end it")
+	}
+	if err := <-ctxs; err != nil {
+		t.Errorf("released with a context that has ended: %v", err)
+	}
+	if err := e.Remove(bg, id, model.RemoveRequest{}); err != nil {
+		t.Error(err)
 	}
 }

@@ -89,6 +89,8 @@ func (s *starter) start(ctx context.Context, e *entry, byPerson bool, waited tim
 	err = walk(ctx, s.steps(), r, &times, s.report(e.id))
 	e.noteStart(times, waited, waited+time.Since(began))
 	if err != nil {
+		ctx, cancel := s.detach(ctx) // the deadline may be why
+		defer cancel()
 		return s.failed(ctx, r, err)
 	}
 	for _, l := range r.late {

@@ -14,6 +14,9 @@ type step[T any] struct {
 	release func(context.Context, T) error
 }
 
+// releaseTime is how long the release of a failed list may take.
+const releaseTime = 30 * time.Second
+
 // walk does the steps in order and notes how long each took. When one fails,
 // it and those before it are released in reverse, and the error is do's.
 // Release errors go to report.
@@ -26,7 +29,10 @@ func walk[T any](ctx context.Context, steps []step[T], t T, times *[]StepTime, r
 		err := s.do(ctx, t)
 		*times = append(*times, StepTime{Name: s.name, Took: time.Since(began)})
 		if err != nil {
-			_ = unwind(ctx, steps[:i+1], t, report) // reported there
+			// What failed may have used up the deadline.
+			back, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTime)
+			defer cancel()
+			_ = unwind(back, steps[:i+1], t, report) // reported there
 			return err
 		}
 	}
