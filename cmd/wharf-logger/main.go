@@ -4,8 +4,12 @@ package main
 
 import (
 	"os"
+	"runtime"
 
 	"wharf/internal/logs/ship"
 )
 
-func main() { os.Exit(ship.Main(os.Stdin, os.Stdout, os.Stderr)) }
+func main() {
+	runtime.GOMAXPROCS(1) // it waits most of the time, and each processor costs memory
+	os.Exit(ship.Main(os.Stdin, os.Stdout, os.Stderr))
+}

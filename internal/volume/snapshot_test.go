@@ -95,7 +95,7 @@ func room(t testing.TB, dir string) *Room {
 
 func TestCloneAndSnapshots(t *testing.T) {
 	needRoot(t)
-	for name, dir := range map[string]string{"here": t.TempDir(), "xfs with reflink": loop(t, "mkfs.xfs", "-q", "-m", "reflink=1")} {
+	for name, dir := range map[string]string{"here": t.TempDir(), "xfs with reflink": loop(t, "loop", "mkfs.xfs", "-q", "-m", "reflink=1")} {
 		t.Run(name, func(t *testing.T) {
 			if dir == "" {
 				t.Skip("no loop device, or no mkfs.xfs: apt-get install xfsprogs")
@@ -287,7 +287,7 @@ func TestImportRefuses(t *testing.T) {
 }
 
 // loop mounts a new file system; "" when that cannot be had.
-func loop(t testing.TB, mkfs ...string) string {
+func loop(t testing.TB, options string, mkfs ...string) string {
 	t.Helper()
 	img, dir := filepath.Join(t.TempDir(), "img"), t.TempDir()
 	must(t, os.WriteFile(img, nil, 0o600))
@@ -296,7 +296,7 @@ func loop(t testing.TB, mkfs ...string) string {
 		t.Logf("%v: %v %s", mkfs, err, out)
 		return ""
 	}
-	if out, err := exec.Command("mount", "-o", "loop", img, dir).CombinedOutput(); err != nil {
+	if out, err := exec.Command("mount", "-o", options, img, dir).CombinedOutput(); err != nil {
 		t.Logf("mount: %v %s", err, out)
 		return ""
 	}

@@ -61,6 +61,9 @@ type target interface {
 // errRefused is wrapped by errors that another attempt does not change.
 var errRefused = errors.New("not sent")
 
+// errSuperseded ends a process when the container runs again, with another.
+var errSuperseded = errors.New("another process sends now")
+
 // entry is a line, or a piece of one.
 type entry struct {
 	model.LogEntry
@@ -190,9 +193,11 @@ func (s *shipment) run(ctx context.Context) error {
 			return err
 		}
 		if s.mark.superseded() {
-			return nil // the container runs again, with a process of its own
+			return nil
 		}
-		if err := s.deliver(ctx, s.entry(e)); err != nil {
+		if err := s.deliver(ctx, s.entry(e)); errors.Is(err, errSuperseded) {
+			return nil
+		} else if err != nil {
 			return err
 		}
 		s.mark.set(e.Time)
@@ -222,18 +227,19 @@ func (s *shipment) entry(e model.LogEntry) entry {
 	return out
 }
 
-// deliver sends e until it is delivered or given up. The error is ctx's.
+// deliver sends e until it is delivered or given up. The error is ctx's, or
+// errSuperseded.
 func (s *shipment) deliver(ctx context.Context, e entry) error {
 	if s.lost.lines > 0 {
 		if err := s.attempt(ctx, s.gap()); err == nil {
 			s.lost.lines, s.lost.bytes = 0, 0
-		} else if ctx.Err() != nil {
-			return ctx.Err()
+		} else if ctx.Err() != nil || errors.Is(err, errSuperseded) {
+			return err
 		}
 	}
 	err := s.attempt(ctx, e)
-	if err == nil || ctx.Err() != nil {
-		return ctx.Err()
+	if err == nil || ctx.Err() != nil || errors.Is(err, errSuperseded) {
+		return err
 	}
 	if s.lost.lines == 0 {
 		s.lost.since = e.Time
@@ -277,7 +283,7 @@ func (s *shipment) attempt(ctx context.Context, e entry) error {
 		}
 		wait = wait * 3 / 2
 		if s.mark.superseded() {
-			return context.Canceled
+			return errSuperseded
 		}
 	}
 }
