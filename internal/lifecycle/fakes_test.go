@@ -201,6 +201,12 @@ func (f fakeImages) Mount(context.Context, model.ID, bool) (string, func() error
 func (f fakeImages) Changes(context.Context, model.ID) ([]container.FilesystemChange, error) {
 	return []container.FilesystemChange{{Kind: container.ChangeAdd, Path: "/x"}}, nil
 }
+func (f fakeImages) Chains(_ context.Context, chain digest.Digest) ([]digest.Digest, error) {
+	if chain == "top" {
+		return []digest.Digest{"top", "base"}, nil
+	}
+	return []digest.Digest{chain}, nil
+}
 func (f fakeImages) Kept(context.Context, []model.ID) (map[model.ID]int64, error) { return nil, nil }
 func (f fakeImages) Usage(context.Context, model.ID) (int64, int64, error)        { return 10, 100, nil }
 func (f fakeImages) CommitLayer(ctx context.Context, id model.ID, img model.Image, conf *ocispec.Image, cfg *container.Config, ref, author, comment string, _ io.Reader) (digest.Digest, error) {
@@ -304,6 +310,10 @@ func (f fakeNetworks) CheckRules(r AttachNetworks, _ container.NetworkMode) erro
 		return conflict("may change its own network")
 	}
 	return nil
+}
+
+func (f fakeNetworks) Mend(context.Context, AttachNetworks) (bool, error) {
+	return false, f.w.step("mend")
 }
 
 func (f fakeNetworks) Limit(context.Context, AttachNetworks) error { return f.w.step("limit") }

@@ -2,10 +2,14 @@ package lifecycle
 
 import (
 	"context"
+	"errors"
+	"path/filepath"
+	"slices"
 
 	"github.com/moby/moby/api/types/container"
 
 	"wharf/internal/model"
+	"wharf/internal/plan"
 )
 
 // limiting is what lifecycle needs of the network room for the limits of
@@ -20,6 +24,9 @@ type limiting interface {
 	// Limit brings a running instance to r's labels and rules, at once. Doing
 	// it again changes nothing.
 	Limit(ctx context.Context, r AttachNetworks) error
+	// Mend brings a running container's links to what Restore said, and says
+	// whether it had to.
+	Mend(ctx context.Context, r AttachNetworks) (mended bool, err error)
 }
 
 // limits shows and changes what an instance may send and receive.
@@ -78,6 +85,39 @@ func (s limits) shown(c *model.Container) (*model.NetworkLimits, error) {
 	}
 	out.ID, out.Name, out.Running = c.ID, c.Name, c.State.Running()
 	return &out, nil
+}
+
+// takeUpNetworks brings a running container's networks to its record, which
+// the room has been told by Restore: the daemon may have ended between doing
+// and writing, or the other way round.
+func (c *core) takeUpNetworks(ctx context.Context, ctr *model.Container) {
+	fail := func(what string, err error) {
+		if err != nil {
+			c.slog.ErrorContext(ctx, what, "id", ctr.ID, "err", err)
+		}
+	}
+	if mode := ctr.HostConfig.NetworkMode; !mode.IsHost() && !mode.IsContainer() {
+		mended, err := c.networks.Mend(ctx, c.running(ctr, nil))
+		fail("networks not mended", err)
+		if mended {
+			c.slog.InfoContext(ctx, "networks mended that had changed without a record", "id", ctr.ID)
+			fail("files of /etc not brought up to date", c.etcAnew(ctr))
+		}
+	}
+	if slices.ContainsFunc(ctr.Attached, asksInside) {
+		_, err := c.networks.Refresh(ctx, c.running(ctr, nil))
+		fail("names not taken up", err)
+	}
+	c.limitAgain(ctx, ctr)
+}
+
+// etcAnew writes hosts and resolv.conf, whatever stands there: a change that
+// was not recorded has written them.
+func (c *core) etcAnew(ctr *model.Container) error {
+	f := c.plan.Files(plan.FilesInput{Container: *ctr, Endpoints: ctr.Attached, HostResolv: hostResolv(), Links: c.links(ctr)})
+	return errors.Join(
+		rewrite(filepath.Join(c.dir(ctr.ID), "hosts"), f.Hosts),
+		rewrite(filepath.Join(c.dir(ctr.ID), "resolv.conf"), f.Resolv))
 }
 
 // limitAgain carries out the rules of a container that was taken up: the

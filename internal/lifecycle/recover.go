@@ -197,12 +197,7 @@ func (r *recoverer) running(ctx context.Context, e *entry) error {
 	if pid := inst.Pid(); pid != c.State.Pid {
 		r.force(ctx, e, func(c *model.Container) { c.State.Pid = pid })
 	}
-	if slices.ContainsFunc(c.Attached, asksInside) {
-		if _, err := r.networks.Refresh(ctx, r.core.running(e.record(), nil)); err != nil {
-			r.slog.ErrorContext(ctx, "names not taken up", "id", e.id, "err", err)
-		}
-	}
-	r.limitAgain(ctx, e.record())
+	r.takeUpNetworks(ctx, e.record())
 	if c.State.Phase == container.StateRunning {
 		r.health.begin(e)
 	}
