@@ -114,8 +114,8 @@ const (
 	OpStats    Op = "stats"    // Reply.Stats
 	OpTop      Op = "top"      // Reply.Top
 	OpUpdate   Op = "update"   // Update: limits of the container's cgroup
-	OpLink     Op = "link"     // Interface: configure one, found by its MAC, anew
-	OpUnlink   Op = "unlink"   // Interface: take it down, its addresses off
+	OpLink     Op = "link"     // Interface: configure one, found by its MAC, anew; nobody sees it before
+	OpUnlink   Op = "unlink"   // Interface: take it down and out of sight
 	OpMount    Op = "mount"    // Mount
 	OpUnmount  Op = "unmount"  // Path: a place below RunDir
 	OpFile     Op = "file"     // File: write it anew, in place (it is bound into the container)
@@ -207,7 +207,10 @@ type Overlay struct {
 
 // Interface is a network interface, found by its hardware address.
 type Interface struct {
-	MAC       string            `json:"mac"`
+	MAC string `json:"mac"`
+	// Device is the address by which to find it when it is to get MAC: a
+	// spare device that is plugged in. "": it has MAC already.
+	Device    string            `json:"device,omitempty"`
 	Name      string            `json:"name"` // eth0
 	MTU       int               `json:"mtu,omitempty"`
 	Addresses []string          `json:"addresses,omitempty"` // "172.17.0.2/16", "fd00::2/64"

@@ -21,6 +21,9 @@ type Agent struct {
 	machine machine
 	group   *cgroup.Group
 
+	net   sync.Mutex // one change of the network at a time; over links
+	links *links
+
 	mu     sync.Mutex
 	boot   *guestapi.Boot    // nil until OpBoot
 	main   *process          // nil until OpStart; stays after its end

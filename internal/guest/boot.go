@@ -42,7 +42,7 @@ func (a *Agent) become(b *guestapi.Boot) error {
 		return err
 	}
 	net := make(chan error, 1)
-	a.spawn(func() { net <- interfaces(b.Interfaces) })
+	a.spawn(func() { net <- a.interfaces(b.Interfaces) })
 	err := a.disks(b)
 	if err = errors.Join(<-net, err); err != nil {
 		return err
@@ -69,15 +69,6 @@ func (a *Agent) disks(b *guestapi.Boot) error {
 	}
 	if b.Root != nil {
 		return mountOverlay(b.Root)
-	}
-	return nil
-}
-
-func interfaces(list []guestapi.Interface) error {
-	for i := range list {
-		if err := configure(&list[i]); err != nil {
-			return err
-		}
 	}
 	return nil
 }

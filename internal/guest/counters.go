@@ -38,7 +38,7 @@ func networks() map[string]guestapi.Network {
 		name, rest, ok := strings.Cut(line, ":")
 		name = strings.TrimSpace(name)
 		f := strings.Fields(rest)
-		if !ok || name == "lo" || strings.HasPrefix(name, "spare") || len(f) < 16 {
+		if !ok || name == "lo" || len(f) < 16 {
 			continue
 		}
 		var n [16]uint64

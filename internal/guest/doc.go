@@ -28,5 +28,6 @@
 //
 // # Lock order
 //
-// Agent.mu, alone. Nothing is done under it but looking up and setting.
+// Agent.net over changes of the network, and Agent.mu, each alone. Nothing is
+// done under mu but looking up and setting.
 package guest

@@ -1,11 +1,16 @@
 package guest
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"wharf/api/guestapi"
 )
@@ -14,56 +19,159 @@ import (
 // loaded.
 const deviceTime = 10 * time.Second
 
-func (a *Agent) link(c *call) error {
-	if c.req.Interface == nil {
-		return invalid("there is no interface to configure")
+// links are the machine's network interfaces. Those that no network is
+// connected to are out of sight, in a network namespace of nobody's: the machine
+// has spare ones from the start, because its devices cannot be plugged in later.
+type links struct {
+	main   *route
+	spare  *route // nil until there is one
+	mainNS int
+	hidden int // descriptor of the spares' namespace
+}
+
+// openLinks opens the namespaces. They stay open as long as the machine runs.
+func openLinks() (*links, error) {
+	main, err := openRoute()
+	if err != nil {
+		return nil, err
 	}
-	if err := configure(c.req.Interface); err != nil {
-		return err
+	fd, err := unix.Open("/proc/self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		main.close()
+		return nil, fmt.Errorf("network namespace: %w", err)
 	}
-	return c.reply(guestapi.Reply{})
+	return &links{main: main, mainNS: fd}, nil
+}
+
+func (l *links) close() {
+	l.main.close()
+	_ = unix.Close(l.mainNS)
+	if l.spare != nil {
+		l.spare.close()
+		_ = unix.Close(l.hidden)
+	}
+}
+
+// hide makes the namespace of the spares.
+func (l *links) hide() error {
+	if l.spare != nil {
+		return nil
+	}
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends here
+		err := unix.Unshare(unix.CLONE_NEWNET)
+		if err == nil {
+			l.hidden, err = unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		}
+		if err == nil {
+			l.spare, err = openRoute()
+		}
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		return fmt.Errorf("namespace of spare interfaces: %w", err)
+	}
+	return nil
+}
+
+// find looks for an interface in both namespaces.
+func (l *links) find(mac string) (*route, *linkInfo, error) {
+	want, err := net.ParseMAC(mac)
+	if err != nil {
+		return nil, nil, invalid("hardware address %q: %v", mac, err)
+	}
+	for end := time.Now().Add(deviceTime); ; time.Sleep(2 * time.Millisecond) {
+		for _, r := range []*route{l.main, l.spare} {
+			if r == nil {
+				continue
+			}
+			all, err := r.links()
+			if err != nil {
+				return nil, nil, err
+			}
+			for i := range all {
+				if bytes.Equal(all[i].mac, want) || bytes.Equal(all[i].perm, want) {
+					return r, &all[i], nil
+				}
+			}
+		}
+		if time.Now().After(end) {
+			return nil, nil, failed(guestapi.KindNotFound, "the machine has no network interface with the hardware address %s", mac)
+		}
+	}
 }
 
 // configure makes an interface what the host says: everything that it had
 // before is taken off.
-func configure(i *guestapi.Interface) error {
-	r, err := openRoute()
+func (l *links) configure(i *guestapi.Interface) error {
+	r, info, err := l.find(i.MAC)
 	if err != nil {
 		return err
 	}
-	defer r.close()
-	l, err := findLink(r, i.MAC)
-	if err != nil {
-		return err
+	if r == l.spare {
+		if err := r.setLink(info.index, linkChange{netns: l.mainNS}); err != nil {
+			return fmt.Errorf("interface %s: %w", i.MAC, err)
+		}
+		if r, info, err = l.find(i.MAC); err != nil { // its index may be another one here
+			return err
+		}
 	}
 	if i.Name == "" {
-		i.Name = l.name
+		i.Name = info.name
 	}
-	if err := configureLink(r, l, i); err != nil {
+	if err := configureLink(r, info, i); err != nil {
 		return fmt.Errorf("interface %s (%s): %w", i.Name, i.MAC, err)
 	}
 	return nil
 }
 
-func findLink(r *route, mac string) (*linkInfo, error) {
-	want, err := net.ParseMAC(mac)
-	if err != nil {
-		return nil, invalid("hardware address %q: %v", mac, err)
+// park takes an interface down and out of sight.
+func (l *links) park(r *route, info *linkInfo) error {
+	if err := l.hide(); err != nil {
+		return err
 	}
-	for end := time.Now().Add(deviceTime); ; time.Sleep(2 * time.Millisecond) {
-		links, err := r.links()
-		if err != nil {
-			return nil, err
-		}
-		for i := range links {
-			if string(links[i].mac) == string(want) {
-				return &links[i], nil
+	if r == l.spare {
+		return nil
+	}
+	if err := r.setLink(info.index, linkChange{down: true}); err != nil {
+		return err
+	}
+	if err := r.flush(info.index); err != nil {
+		return err
+	}
+	// A name of its own in both namespaces.
+	name := fmt.Sprintf("spare%d", info.index)
+	if err := r.setLink(info.index, linkChange{name: name}); err != nil {
+		return err
+	}
+	return r.setLink(info.index, linkChange{netns: l.hidden})
+}
+
+// parkOthers parks what the boot does not name. Only devices: what the kernel
+// makes itself (lo, sit0) stays.
+func (l *links) parkOthers(named []guestapi.Interface) error {
+	all, err := l.main.links()
+	if err != nil {
+		return err
+	}
+	keep := map[string]bool{}
+	for _, i := range named {
+		for _, s := range []string{i.MAC, i.SetMAC} {
+			if mac, err := net.ParseMAC(s); err == nil {
+				keep[string(mac)] = true
 			}
 		}
-		if time.Now().After(end) {
-			return nil, failed(guestapi.KindNotFound, "the machine has no network interface with the hardware address %s", mac)
+	}
+	for i := range all {
+		if len(all[i].perm) == 0 || keep[string(all[i].mac)] || keep[string(all[i].perm)] {
+			continue
+		}
+		if err := l.park(l.main, &all[i]); err != nil {
+			return fmt.Errorf("spare interface %s: %w", all[i].name, err)
 		}
 	}
+	return nil
 }
 
 func configureLink(r *route, l *linkInfo, i *guestapi.Interface) error {
@@ -75,7 +183,15 @@ func configureLink(r *route, l *linkInfo, i *guestapi.Interface) error {
 	if err := r.flush(l.index); err != nil {
 		return err
 	}
-	if err := r.setLink(l.index, linkChange{name: i.Name, mtu: i.MTU}); err != nil {
+	change := linkChange{name: i.Name, mtu: i.MTU}
+	if i.SetMAC != "" {
+		mac, err := net.ParseMAC(i.SetMAC)
+		if err != nil {
+			return invalid("hardware address %q: %v", i.SetMAC, err)
+		}
+		change.mac = mac
+	}
+	if err := r.setLink(l.index, change); err != nil {
 		return err
 	}
 	for name, value := range i.Sysctls {
@@ -126,30 +242,60 @@ func addRoute(r *route, index int32, rt guestapi.Route) error {
 	return nil
 }
 
-// unlink takes an interface down and everything off it. The device stays, for
-// another network later.
-func (a *Agent) unlink(c *call) error {
+// interfaces are those of the boot.
+func (a *Agent) interfaces(list []guestapi.Interface) error {
+	a.net.Lock()
+	defer a.net.Unlock()
+	l, err := a.networkLinks()
+	if err != nil {
+		return err
+	}
+	for i := range list {
+		if err := l.configure(&list[i]); err != nil {
+			return err
+		}
+	}
+	return l.parkOthers(list)
+}
+
+// networkLinks opens them at the first use; a.net is held.
+func (a *Agent) networkLinks() (*links, error) {
+	var err error
+	if a.links == nil {
+		a.links, err = openLinks()
+	}
+	return a.links, err
+}
+
+// onLink does something with the interface of a request.
+func (a *Agent) onLink(c *call, f func(*links, *guestapi.Interface) error) error {
 	if c.req.Interface == nil {
-		return invalid("there is no interface to take down")
+		return invalid("the request names no interface")
 	}
-	r, err := openRoute()
+	a.net.Lock()
+	defer a.net.Unlock()
+	l, err := a.networkLinks()
 	if err != nil {
 		return err
 	}
-	defer r.close()
-	l, err := findLink(r, c.req.Interface.MAC)
-	if err != nil {
-		return err
-	}
-	if err := r.setLink(l.index, linkChange{down: true}); err != nil {
-		return err
-	}
-	if err := r.flush(l.index); err != nil {
-		return err
-	}
-	// The name is free for the next interface.
-	if err := r.setLink(l.index, linkChange{name: fmt.Sprintf("spare%d", l.index)}); err != nil {
+	if err := f(l, c.req.Interface); err != nil {
+		if errors.Is(err, unix.EEXIST) {
+			return failed(guestapi.KindConflict, "%v", err)
+		}
 		return err
 	}
 	return c.reply(guestapi.Reply{})
+}
+
+func (a *Agent) link(c *call) error { return a.onLink(c, (*links).configure) }
+
+// unlink hides an interface. The device stays, for another network later.
+func (a *Agent) unlink(c *call) error {
+	return a.onLink(c, func(l *links, i *guestapi.Interface) error {
+		r, info, err := l.find(i.MAC)
+		if err != nil {
+			return err
+		}
+		return l.park(r, info)
+	})
 }

@@ -32,6 +32,7 @@ type linkInfo struct {
 	index int32
 	name  string
 	mac   []byte
+	perm  []byte // the device's own address
 	up    bool
 }
 
@@ -39,7 +40,10 @@ type linkInfo struct {
 type linkChange struct {
 	name     string
 	mtu      int
+	mac      []byte
+	netns    int // descriptor of the network namespace to move it to; 0: none
 	up, down bool
+	mac      []byte
 }
 
 var native = binary.NativeEndian
@@ -142,6 +146,8 @@ func (r *route) links() ([]linkInfo, error) {
 				l.name = unix.ByteSliceToString(v)
 			case unix.IFLA_ADDRESS:
 				l.mac = append([]byte{}, v...)
+			case unix.IFLA_PERM_ADDRESS:
+				l.perm = append([]byte{}, v...)
 			}
 		})
 		out = append(out, l)
@@ -167,6 +173,15 @@ func (r *route) setLink(index int32, c linkChange) error {
 	}
 	if c.mtu > 0 {
 		b = attr32(b, unix.IFLA_MTU, uint32(c.mtu))
+	}
+	if len(c.mac) > 0 {
+		b = attr(b, unix.IFLA_ADDRESS, c.mac)
+	}
+	if len(c.mac) > 0 {
+		b = attr(b, unix.IFLA_ADDRESS, c.mac)
+	}
+	if c.netns > 0 {
+		b = attr32(b, unix.IFLA_NET_NS_FD, uint32(c.netns))
 	}
 	return r.call(unix.RTM_NEWLINK, unix.NLM_F_ACK, b, nil)
 }

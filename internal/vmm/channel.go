@@ -93,6 +93,16 @@ func (m *machine) gone(err error) error {
 	}
 }
 
+// stuck adds to a machine's silence what it last said on its console.
+func (m *machine) stuck(err error) error {
+	var f *monitorapi.Failed
+	if !errors.As(err, &f) || f.Kind != monitorapi.KindUnavailable {
+		return err
+	}
+	m.end(f.Text)
+	return errors.New(m.lost())
+}
+
 // watch ends a machine whose agent has fallen silent.
 func (m *machine) watch() {
 	last := time.Now()

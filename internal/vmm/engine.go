@@ -60,7 +60,7 @@ func (e *engine) Create(st *monitorapi.Start, f monitor.Files) (_ monitor.Proces
 	m.trace.add("agent answers")
 	reply, err := m.ask(spec.BootTime, guestapi.Request{Op: guestapi.OpBoot, Boot: &spec.Boot})
 	if err != nil {
-		return nil, fmt.Errorf("boot: %w", err)
+		return nil, m.stuck(fmt.Errorf("boot: %w", err))
 	}
 	m.warnings = append(m.warnings, reply.Warnings...)
 	m.trace.add("guest is configured")
@@ -118,6 +118,8 @@ func (e *engine) Serve(conn *os.File, r *monitorapi.Reader, q monitorapi.Request
 	switch q.Op {
 	case vmmapi.OpGuest:
 		return true, true, m.pass(conn, r, q)
+	case vmmapi.OpPlug:
+		return true, false, m.plug(conn, q)
 	case vmmapi.OpQMP:
 		return true, false, m.serveQMP(conn, q)
 	}

@@ -66,7 +66,7 @@ func start(spec *vmmapi.Machine, f monitor.Files) (_ *machine, err error) {
 		always.Push(end.Close)
 		sockets[spec.Shares[i].Name] = end
 	}
-	extra, err := m.files(f, sockets, &u, &always)
+	extra, err := m.files(sockets, &u, &always)
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +91,7 @@ func start(spec *vmmapi.Machine, f monitor.Files) (_ *machine, err error) {
 }
 
 // files opens QEMU's descriptors, in the order in which the driver named them.
-func (m *machine) files(f monitor.Files, shares map[string]*os.File, u, always *undo.Stack) ([]*os.File, error) {
+func (m *machine) files(shares map[string]*os.File, u, always *undo.Stack) ([]*os.File, error) {
 	var extra []*os.File
 	for _, x := range m.spec.Files {
 		var theirs *os.File
@@ -103,9 +103,9 @@ func (m *machine) files(f monitor.Files, shares map[string]*os.File, u, always *
 				flag = os.O_RDONLY
 			}
 			theirs, err = os.OpenFile(x.Path, flag, 0)
-		case vmmapi.FileGiven:
-			if theirs = f.More[x.Name]; theirs == nil {
-				err = fmt.Errorf("the descriptor %s did not come", x.Name)
+		case vmmapi.FileTap:
+			if theirs, err = OpenTap(x.Name); err != nil {
+				err = fmt.Errorf("tap %s: %w", x.Name, err)
 			}
 		case vmmapi.FileShare:
 			if theirs = shares[x.Name]; theirs == nil {

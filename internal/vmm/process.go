@@ -114,6 +114,7 @@ func (p *process) Start() error {
 	conn, r, reply, err := p.m.open(p.m.spec.BootTime, guestapi.Request{Op: op, Target: p.id, Process: &p.spec})
 	if err != nil {
 		if p.id == "" {
+			err = p.m.stuck(err)
 			p.m.kill()
 		}
 		close(p.done)

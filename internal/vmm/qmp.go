@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"wharf/api/monitorapi"
 	"wharf/internal/vmm/vmmapi"
 )
@@ -47,6 +49,11 @@ func (q *qmp) close() { _ = q.conn.Close() }
 
 // run runs a command and returns its value.
 func (q *qmp) run(command string, arguments json.RawMessage) (json.RawMessage, error) {
+	return q.runWith(command, arguments, nil)
+}
+
+// runWith passes a descriptor along, for getfd.
+func (q *qmp) runWith(command string, arguments json.RawMessage, file *os.File) (json.RawMessage, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	_ = q.conn.SetDeadline(time.Now().Add(qmpTime))
@@ -58,20 +65,20 @@ func (q *qmp) run(command string, arguments json.RawMessage) (json.RawMessage, e
 		if m.Greeting == nil {
 			return nil, errors.New("qmp: no greeting")
 		}
-		if _, err := q.command("qmp_capabilities", nil); err != nil {
+		if _, err := q.command("qmp_capabilities", nil, nil); err != nil {
 			return nil, err
 		}
 		q.ready = true
 	}
-	return q.command(command, arguments)
+	return q.command(command, arguments, file)
 }
 
-func (q *qmp) command(name string, arguments json.RawMessage) (json.RawMessage, error) {
+func (q *qmp) command(name string, arguments json.RawMessage, file *os.File) (json.RawMessage, error) {
 	line, err := json.Marshal(vmmapi.QMP{Execute: name, Arguments: arguments})
 	if err != nil {
 		return nil, err
 	}
-	if _, err := q.conn.Write(append(line, '\n')); err != nil {
+	if err := q.send(append(line, '\n'), file); err != nil {
 		return nil, fmt.Errorf("qmp %s: %w", name, err)
 	}
 	for {
@@ -85,6 +92,24 @@ func (q *qmp) command(name string, arguments json.RawMessage) (json.RawMessage, 
 			return m.Return, nil
 		}
 	}
+}
+
+// send writes a line, with a descriptor if there is one (SCM_RIGHTS, unix(7)).
+func (q *qmp) send(line []byte, file *os.File) error {
+	if file == nil {
+		_, err := q.conn.Write(line)
+		return err
+	}
+	rc, err := q.conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var serr error
+	err = rc.Write(func(fd uintptr) bool {
+		serr = unix.Sendmsg(int(fd), line, unix.UnixRights(int(file.Fd())), nil, unix.MSG_NOSIGNAL)
+		return !errors.Is(serr, unix.EAGAIN)
+	})
+	return errors.Join(err, serr)
 }
 
 // next reads one line.

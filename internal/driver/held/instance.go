@@ -49,6 +49,10 @@ func newInstance(d *Driver, id model.ID, pid int) *Instance {
 
 func (i *Instance) ID() model.ID { return i.id }
 
+// Dir is the instance's directory, for what a driver notes there. It goes with
+// the instance.
+func (i *Instance) Dir() string { return i.d.dir(i.id) }
+
 func (i *Instance) Pid() int {
 	select {
 	case <-i.done:

@@ -30,7 +30,7 @@ type hardware struct {
 // tap is a network interface.
 type tap struct {
 	mac  string
-	file string // the descriptor's name among those that come with the start; "": not connected yet
+	link string // the tap on the host; "": not connected yet
 }
 
 // disk is a block device.
@@ -74,10 +74,10 @@ func (h *hardware) command() (args []string, files []vmmapi.File) {
 	}
 	for i, t := range h.taps {
 		id := "net" + strconv.Itoa(i)
-		if t.file == "" {
+		if t.link == "" {
 			add("-netdev", fmt.Sprintf("hubport,id=%s,hubid=%d", id, i))
 		} else {
-			add("-netdev", fmt.Sprintf("tap,id=%s,fd=%s,vhost=off", id, open(vmmapi.File{Kind: vmmapi.FileGiven, Name: t.file})))
+			add("-netdev", fmt.Sprintf("tap,id=%s,fd=%s,vhost=off", id, open(vmmapi.File{Kind: vmmapi.FileTap, Name: t.link})))
 		}
 		add("-device", fmt.Sprintf("virtio-net-device,netdev=%s,mac=%s", id, t.mac))
 	}

@@ -5,16 +5,13 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
-	"os"
 	"runtime"
 	"time"
 
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 
 	"wharf/api/guestapi"
-	"wharf/api/monitorapi"
 	"wharf/internal/driver/held"
 	"wharf/internal/driver/qemu/boot"
 	"wharf/internal/model"
@@ -78,7 +75,7 @@ func (m *machines) Check(b *model.Bundle) error {
 func (m *machines) Explain(_ *model.Bundle, err error) error { return err }
 
 // Prepare describes the machine.
-func (m *machines) Prepare(ctx context.Context, b *model.Bundle, cgroup string) (_ any, files []held.File, err error) {
+func (m *machines) Prepare(ctx context.Context, b *model.Bundle, cgroup string) (any, []held.File, error) {
 	g, err := inGuest(b)
 	if err != nil {
 		return nil, nil, err
@@ -87,9 +84,7 @@ func (m *machines) Prepare(ctx context.Context, b *model.Bundle, cgroup string) 
 	if err != nil {
 		return nil, nil, err
 	}
-	if h.taps, files, err = openTaps(b); err != nil {
-		return nil, files, err
-	}
+	h.taps = taps(b)
 	out := &vmmapi.Machine{Boot: g.boot, Etc: g.etc, BootTime: bootTimeTCG, StopTime: stopTime}
 	if h.accel == "kvm" {
 		out.BootTime = bootTimeKVM
@@ -100,10 +95,10 @@ func (m *machines) Prepare(ctx context.Context, b *model.Bundle, cgroup string) 
 	if len(b.Spec.Process.Args) == 0 {
 		g.helper(out)
 	} else if out.Main, err = m.process(g.bundle); err != nil {
-		return nil, files, err
+		return nil, nil, err
 	}
 	if out.Shares, err = m.shares(b, g.shares, cgroup); err != nil {
-		return nil, files, err
+		return nil, nil, err
 	}
 	for _, s := range out.Shares {
 		h.shares = append(h.shares, s.Name)
@@ -115,10 +110,10 @@ func (m *machines) Prepare(ctx context.Context, b *model.Bundle, cgroup string) 
 		binds:     []specs.Mount{bindFile(h.hostKernel, h.kernel), bindFile(h.hostInitrd, h.initrd)}}
 	p, err := c.prepare()
 	if err != nil {
-		return nil, files, fmt.Errorf("container of QEMU: %w", err)
+		return nil, nil, fmt.Errorf("container of QEMU: %w", err)
 	}
 	out.QEMU = *p
-	return out, files, nil
+	return out, nil, nil
 }
 
 // ids is the range that QEMU runs in.
@@ -203,44 +198,16 @@ func cpus(c *specs.LinuxCPU, all int) int {
 	return all
 }
 
-// openTaps opens the taps that the network room made. The links go with their
-// last descriptor, QEMU's.
-func openTaps(b *model.Bundle) (taps []tap, files []held.File, err error) {
+// taps are the machine's network devices: those of its networks, and spare
+// ones.
+func taps(b *model.Bundle) (out []tap) {
 	for _, e := range b.Endpoints {
-		if !e.Tap {
-			continue
+		if e.Tap {
+			out = append(out, tap{mac: e.Settings.MacAddress.String(), link: e.HostLink})
 		}
-		f, err := openTap(e.HostLink)
-		if err != nil {
-			return nil, files, fmt.Errorf("tap %s of network %s: %w", e.HostLink, e.Network, err)
-		}
-		name := monitorapi.FileMore + e.HostLink
-		files = append(files, held.File{Name: name, File: f})
-		taps = append(taps, tap{mac: e.Settings.MacAddress.String(), file: name})
 	}
-	for n := len(taps); n < nics; n++ {
-		taps = append(taps, tap{mac: spareMAC(string(b.ID), n)})
+	for n := len(out); n < nics; n++ {
+		out = append(out, tap{mac: spareMAC(string(b.ID), n)})
 	}
-	return taps, files, nil
-}
-
-// openTap opens a tap by its name and makes it go when nobody has it open.
-func openTap(name string) (*os.File, error) {
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: "/dev/net/tun", Err: err}
-	}
-	req, err := unix.NewIfreq(name)
-	if err == nil {
-		req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
-		err = os.NewSyscallError("TUNSETIFF", unix.IoctlIfreq(fd, unix.TUNSETIFF, req))
-	}
-	if err == nil {
-		err = os.NewSyscallError("TUNSETPERSIST", unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 0))
-	}
-	if err != nil {
-		_ = unix.Close(fd)
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), name), nil
+	return out
 }

@@ -46,7 +46,7 @@ const (
 	FileAgent   FileKind = "agent"   // a socket behind the agent's port
 	FileConsole FileKind = "console" // a socket that takes the serial console
 	FileDisk    FileKind = "disk"    // Path, opened
-	FileGiven   FileKind = "given"   // came with the start by the name Name
+	FileTap     FileKind = "tap"     // the tap Name of the network namespace that wharf-vmm is in
 	FileShare   FileKind = "share"   // the vhost-user socket of share Name
 )
 
@@ -74,9 +74,19 @@ type EtcFile struct {
 const (
 	OpGuest = "guest" // a guestapi.Request, passed on; the connection becomes its stream
 	OpQMP   = "qmp"   // QMP; the answer's return value
-	OpLink  = "link"  // Link; with it comes nothing: taps are opened by name
-	OpPorts = "ports"
+	OpPlug  = "plug"  // Plug: a tap becomes the network of a device that has none
 )
+
+// Plug connects a network device, by its number, to a tap of the daemon's
+// network namespace, which wharf-vmm is in; with Out it takes the device's tap
+// away.
+type Plug struct {
+	Device int    `json:"device"`
+	Tap    string `json:"tap"`
+	Out    bool   `json:"out,omitempty"`
+	// Direct: the device was made with its tap, not with a hub to plug into.
+	Direct bool `json:"direct,omitempty"`
+}
 
 // QMP is a command for QEMU.
 type QMP struct {
