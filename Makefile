@@ -16,7 +16,7 @@ LDFLAGS  = -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 export CGO_ENABLED = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build check unit test demo bench images install uninstall clean cross setup fmt go-version
+.PHONY: help build check unit test example demo bench images install uninstall clean cross setup fmt go-version
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -40,6 +40,9 @@ setup: ## install by apt what tests and demo need (root)
 test: go-version ## everything: check, root and end-to-end tests (root)
 	@GO="$(GO)" bash test/run.sh
 
+example: go-version ## the Compose project in examples/shop from up to down, with a daemon of its own (root)
+	@GO="$(GO)" bash test/example.sh
+
 demo: go-version ## a daemon of its own, two real images, a tour; leaves nothing behind (root)
 	@GO="$(GO)" bash test/demo.sh
 
@@ -60,7 +63,7 @@ cross: go-version ## build for arm64 too, into bin/arm64/
 	GOARCH=arm64 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/arm64/ ./cmd/...
 
 fmt: ## gofmt everything
-	gofmt -l -w api cmd internal test packaging
+	gofmt -l -w api cmd examples internal test packaging
 
 clean: ## remove bin/ and .cache/
 	rm -rf bin .cache

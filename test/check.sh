@@ -11,7 +11,7 @@ fail=0
 say() { printf '== %s\n' "$*"; }
 
 say "gofmt"
-unformatted=$("$("$GO" env GOROOT)/bin/gofmt" -l api cmd internal test)
+unformatted=$("$("$GO" env GOROOT)/bin/gofmt" -l api cmd examples internal test)
 [ -z "$unformatted" ] || { printf 'not formatted (make fmt):\n%s\n' "$unformatted"; fail=1; }
 
 say "go vet"

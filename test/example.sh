@@ -34,7 +34,8 @@ ip link set lo up
 # A copy: what is tried here changes nothing in the checkout.
 cp -r examples/shop "$dir/shop"
 cd "$dir/shop"
-if [ "${client[*]}" = docker-compose ]; then # 1.29 knows neither these words nor configs without swarm
+if [ "${client[*]}" = docker-compose ]; then # 1.29 knows neither these words nor configs without swarm, nor an API newer than this
+	export COMPOSE_API_VERSION=1.44
 	sed -i '/^name:/d; s/, pids: 64//; /start_interval/d; s/, restart: true//
 		s|^    configs:|    volumes:|; s|- {source: nginx, .*|- ./front/nginx.conf:/etc/nginx/nginx.conf:ro|' compose.yaml
 fi
@@ -58,7 +59,7 @@ dc() {
 }
 quiet() { env "${vars[@]}" "${client[@]}" "$@" 2>/dev/null; }
 curl() { command curl -sS --max-time 10 "$@"; }
-id() { quiet ps -q "$1" | head -n 1; }
+id() { quiet ps -q "$1" | sed -n 1p; }
 
 start_daemon() {
 	wharfd --data-root "$dir/data" --exec-root "$dir/run" -H "$DOCKER_HOST" --pidfile "$dir/pid" \

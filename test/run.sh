@@ -41,6 +41,8 @@ for p in $parts; do
 	check) part check single bash test/check.sh --no-unit ;;
 	unit) part "unit and root tests" tests -timeout 15m ./internal/... ./api/... ./cmd/... ./test/mkimage/... ./test/tally/... ;;
 	e2e)
+		# Outside the tests' network namespace: they come from Debian's mirror.
+		part "images" bash test/images.sh example
 		# The parallel tests mostly wait; four at once keep two cores busy.
 		part "end to end" tests -timeout 30m -count=1 -parallel 4 ./test/e2e/...
 		part "demo" single bash test/demo.sh
