@@ -28,6 +28,7 @@ type Process struct {
 	pidfd  int
 	sock   int // -1 after Start
 	failed func() error
+	on     func(kind byte, payload []byte, fds []int) error // takes frames of the stage
 	hooks  *hookRunner
 
 	mu     sync.Mutex // over sock and the wait
@@ -64,6 +65,9 @@ func (p *Process) Start() error {
 	}
 	for {
 		kind, payload, fds, err := recvFrame(p.sock)
+		if err == nil && kind == frameListener { // the filter is loaded last of all
+			err = p.on(kind, payload, fds)
+		}
 		closeAll(fds)
 		if err == io.EOF {
 			break // the descriptor closed on execve
@@ -159,6 +163,7 @@ func (p *Process) Detach() {
 
 // serve answers the stage until it is ready.
 func (p *Process) serve(on func(kind byte, payload []byte, fds []int) error) error {
+	p.on = on
 	for {
 		kind, payload, fds, err := recvFrame(p.sock)
 		if err != nil {
