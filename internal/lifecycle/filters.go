@@ -9,6 +9,7 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
+	"github.com/opencontainers/go-digest"
 
 	"wharf/internal/model"
 )
@@ -47,7 +48,8 @@ type filter struct {
 	before model.ID // "": none, or passed already
 	since  model.ID
 	exited []int
-	images map[string]bool // ids and references of "ancestor"
+	images map[string]bool        // ids and references of "ancestor"
+	built  func(model.Image) bool // stands on the layers of one of these
 	ports  map[string]map[network.Port]bool
 	task   *bool
 }
@@ -70,15 +72,35 @@ func (s lists) filter(ctx context.Context, r model.ListRequest) (*filter, error)
 	}
 	if len(r.Filters["ancestor"]) > 0 {
 		f.images = map[string]bool{}
+		below := map[digest.Digest]bool{}
 		for ref := range r.Filters["ancestor"] {
 			if img, err := s.images.Resolve(ctx, ref, nil); err == nil {
 				f.images[img.ID.String()] = true
+				below[img.ChainID] = img.ChainID != ""
 			} else {
 				f.images[ref] = true // removed since: as the containers name it
 			}
 		}
+		f.built = s.standsOn(ctx, below)
 	}
 	return f, nil
+}
+
+// standsOn tells images that were built on one of those with the layers below.
+// Each image is looked up once.
+func (s lists) standsOn(ctx context.Context, below map[digest.Digest]bool) func(model.Image) bool {
+	seen := map[digest.Digest]bool{}
+	return func(img model.Image) bool {
+		stands, known := seen[img.ChainID]
+		if !known {
+			chains, _ := s.images.Chains(ctx, img.ChainID) // not here any more: on nothing
+			for i, c := range chains {
+				stands = stands || i > 0 && below[c]
+			}
+			seen[img.ChainID] = stands
+		}
+		return stands
+	}
 }
 
 // one resolves the container of "before" or "since".
@@ -241,7 +263,7 @@ func anyPort[V any](want map[network.Port]bool, has map[network.Port]V) bool {
 
 // matchesThings looks at image, volumes, networks, isolation and task.
 func (f *filter) matchesThings(c *model.Container) bool {
-	if f.images != nil && !f.images[c.Image.ID.String()] && !f.images[c.Config.Image] {
+	if f.images != nil && !f.images[c.Image.ID.String()] && !f.images[c.Config.Image] && !f.built(c.Image) {
 		return false
 	}
 	if f.task != nil && *f.task {

@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
+	"github.com/opencontainers/go-digest"
 
 	"wharf/internal/model"
 )
@@ -121,6 +122,26 @@ func TestStatusText(t *testing.T) {
 	} {
 		if got := statusText(s, now); got != want {
 			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+// TestAncestor: a container is found by what its image was built on, not by
+// another image with the same layers.
+func TestAncestor(t *testing.T) {
+	w := newWorld(t)
+	for name, chain := range map[string]digest.Digest{"child": "top", "parent": "base", "twin": "top", "empty": ""} {
+		w.images[name] = model.Image{ID: digest.FromString(name), ChainID: chain}
+	}
+	e := w.engine()
+	r, err := e.Create(bg, model.CreateRequest{Name: "web", Config: &container.Config{Image: "child"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ref, want := range map[string]int{"child": 1, "parent": 1, "twin": 0, "empty": 0, "nonesuch": 0} {
+		l, err := e.List(bg, model.ListRequest{All: true, Filters: model.Filters{"ancestor": {ref: true}}})
+		if err != nil || len(l) != want {
+			t.Errorf("%s: %d of %s, want %d; %v", ref, len(l), r.ID, want, err)
 		}
 	}
 }

@@ -44,6 +44,9 @@ type images interface {
 	Mount(ctx context.Context, id model.ID, readOnly bool) (dir string, release func() error, err error)
 	// Changes compares the writable layer with the image.
 	Changes(ctx context.Context, id model.ID) ([]container.FilesystemChange, error)
+	// Chains lists the layers that chain consists of, by their own chain ids,
+	// topmost (chain itself) first.
+	Chains(ctx context.Context, chain digest.Digest) ([]digest.Digest, error)
 	// Kept says how many bytes of images only these removed containers keep,
 	// newest first; what several share counts for the newest.
 	Kept(ctx context.Context, removed []model.ID) (map[model.ID]int64, error)
