@@ -570,9 +570,9 @@ func TestLinks(t *testing.T) {
 	}
 	p := newPlace(t).boot()
 	t.Cleanup(func() { p.a.links.close() })
-	// Dummies have no permanent address, as devices do: they are told by their own.
-	ip("link", "add", "d0", "address", "02:00:00:00:00:01", "type", "dummy")
-	one := guestapi.Interface{MAC: "02:00:00:00:00:01", SetMAC: "02:42:00:00:00:09", Name: "eth1", MTU: 1300, Addresses: []string{"10.7.0.2/24", "fd00:7::2/64"},
+	ip("link", "add", "d0", "address", "02:00:00:00:00:01", "type", "veth", "peer", "name", "d1")
+	ip("link", "set", "d1", "up")
+	one := guestapi.Interface{Device: "02:00:00:00:00:01", MAC: "02:42:00:00:00:09", Name: "eth1", MTU: 1300, Addresses: []string{"10.7.0.2/24", "fd00:7::2/64"},
 		Routes: []guestapi.Route{{Gateway: "10.7.0.1"}, {Destination: "10.8.0.0/16", Gateway: "10.7.0.3", Metric: 7}}, Sysctls: map[string]string{"net.ipv4.conf.IFNAME.forwarding": "1"}}
 	p.ask(guestapi.Request{Op: guestapi.OpLink, Interface: &one})
 	for _, want := range []string{"mtu 1300", "02:42:00:00:00:09", "10.7.0.2/24 brd 10.7.0.255", "fd00:7::2/64"} {
@@ -588,16 +588,26 @@ func TestLinks(t *testing.T) {
 	if text, _ := os.ReadFile("/proc/sys/net/ipv4/conf/eth1/forwarding"); string(text) != "1\n" {
 		t.Errorf("sysctl %q", text)
 	}
-	p.ask(guestapi.Request{Op: guestapi.OpUnlink, Interface: &guestapi.Interface{MAC: one.SetMAC}})
+	// Told again with less, it keeps what it keeps and does not go down.
+	less := one
+	less.Device, less.Addresses, less.Routes = "", one.Addresses[:1], one.Routes[:1]
+	p.ask(guestapi.Request{Op: guestapi.OpLink, Interface: &less})
+	if out := ip("addr", "show", "eth1"); !strings.Contains(out, "10.7.0.2/") || strings.Contains(out, "fd00:7") {
+		t.Errorf("%s", out)
+	}
+	if out := ip("route"); !strings.Contains(out, "default") || strings.Contains(out, "10.8") {
+		t.Errorf("%s", out)
+	}
+	p.ask(guestapi.Request{Op: guestapi.OpUnlink, Interface: &guestapi.Interface{MAC: one.MAC}})
 	if out := ip("link"); strings.Contains(out, "eth1") || strings.Contains(out, "spare") {
 		t.Errorf("still in sight: %s", out)
 	}
-	again := guestapi.Interface{MAC: one.SetMAC, Name: "eth4", Addresses: []string{"10.7.0.5/24"}}
+	again := guestapi.Interface{MAC: one.MAC, Name: "eth4", Addresses: []string{"10.7.0.5/24"}}
 	p.ask(guestapi.Request{Op: guestapi.OpLink, Interface: &again})
-	if out := ip("addr", "show", "eth4"); !strings.Contains(out, "10.7.0.5/24") || strings.Contains(out, "10.7.0.2") {
+	if out := ip("addr", "show", "eth4"); !strings.Contains(out, "10.7.0.5/24") || strings.Contains(out, "10.7.0.2/") {
 		t.Errorf("%s", out)
 	}
-	_, _, _, err := p.try(guestapi.Request{Op: guestapi.OpLink, Interface: &guestapi.Interface{MAC: one.SetMAC, Name: "eth4", Addresses: []string{"nonsense"}}})
+	_, _, _, err := p.try(guestapi.Request{Op: guestapi.OpLink, Interface: &guestapi.Interface{MAC: one.MAC, Name: "eth4", Addresses: []string{"nonsense"}}})
 	wantKind(t, err, guestapi.KindInvalid)
 	ip("link", "del", "eth4")
 }

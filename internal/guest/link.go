@@ -105,15 +105,19 @@ func (l *links) find(mac string) (*route, *linkInfo, error) {
 // configure makes an interface what the host says: everything that it had
 // before is taken off.
 func (l *links) configure(i *guestapi.Interface) error {
-	r, info, err := l.find(i.MAC)
+	device := i.Device
+	if device == "" {
+		device = i.MAC
+	}
+	r, info, err := l.find(device)
 	if err != nil {
 		return err
 	}
 	if r == l.spare {
 		if err := r.setLink(info.index, linkChange{netns: l.mainNS}); err != nil {
-			return fmt.Errorf("interface %s: %w", i.MAC, err)
+			return fmt.Errorf("interface %s: %w", device, err)
 		}
-		if r, info, err = l.find(i.MAC); err != nil { // its index may be another one here
+		if r, info, err = l.find(device); err != nil { // its index may be another one here
 			return err
 		}
 	}
@@ -137,7 +141,7 @@ func (l *links) park(r *route, info *linkInfo) error {
 	if err := r.setLink(info.index, linkChange{down: true}); err != nil {
 		return err
 	}
-	if err := r.flush(info.index); err != nil {
+	if err := r.keepAddresses(info.index, nil); err != nil {
 		return err
 	}
 	// A name of its own in both namespaces.
@@ -157,7 +161,7 @@ func (l *links) parkOthers(named []guestapi.Interface) error {
 	}
 	keep := map[string]bool{}
 	for _, i := range named {
-		for _, s := range []string{i.MAC, i.SetMAC} {
+		for _, s := range []string{i.MAC, i.Device} {
 			if mac, err := net.ParseMAC(s); err == nil {
 				keep[string(mac)] = true
 			}
@@ -174,22 +178,27 @@ func (l *links) parkOthers(named []guestapi.Interface) error {
 	return nil
 }
 
+// configureLink gives an interface what the host says and takes off what it
+// does not. One that is up stays up, and what stays as it is is not touched,
+// unless it gets another name or address of its own.
 func configureLink(r *route, l *linkInfo, i *guestapi.Interface) error {
-	if l.up {
+	change := linkChange{mtu: i.MTU}
+	if i.Name != l.name {
+		change.name = i.Name
+	}
+	if i.Device != "" {
+		mac, err := net.ParseMAC(i.MAC)
+		if err != nil {
+			return invalid("hardware address %q: %v", i.MAC, err)
+		}
+		if !bytes.Equal(mac, l.mac) {
+			change.mac = mac
+		}
+	}
+	if l.up && (change.name != "" || change.mac != nil) {
 		if err := r.setLink(l.index, linkChange{down: true}); err != nil { // also takes routes off
 			return err
 		}
-	}
-	if err := r.flush(l.index); err != nil {
-		return err
-	}
-	change := linkChange{name: i.Name, mtu: i.MTU}
-	if i.SetMAC != "" {
-		mac, err := net.ParseMAC(i.SetMAC)
-		if err != nil {
-			return invalid("hardware address %q: %v", i.SetMAC, err)
-		}
-		change.mac = mac
 	}
 	if err := r.setLink(l.index, change); err != nil {
 		return err
@@ -202,44 +211,68 @@ func configureLink(r *route, l *linkInfo, i *guestapi.Interface) error {
 	if err := r.setLink(l.index, linkChange{up: true}); err != nil {
 		return err
 	}
+	return addressing(r, l.index, i)
+}
+
+// addressing sets addresses and routes.
+func addressing(r *route, index int32, i *guestapi.Interface) error {
+	var addresses []netip.Prefix
 	for _, s := range i.Addresses {
 		p, err := netip.ParsePrefix(s)
 		if err != nil {
 			return invalid("address %q: %v", s, err)
 		}
-		if err := r.addAddress(l.index, p); err != nil {
-			return fmt.Errorf("address %s: %w", s, err)
+		addresses = append(addresses, p)
+	}
+	var routes []routeInfo
+	for _, rt := range i.Routes {
+		w, err := parseRoute(rt)
+		if err != nil {
+			return err
+		}
+		routes = append(routes, w)
+	}
+	if err := r.keepRoutes(index, routes); err != nil {
+		return err
+	}
+	if err := r.keepAddresses(index, addresses); err != nil {
+		return err
+	}
+	for _, p := range addresses {
+		if err := r.addAddress(index, p); err != nil {
+			return fmt.Errorf("address %s: %w", p, err)
 		}
 	}
-	for _, rt := range i.Routes {
-		if err := addRoute(r, l.index, rt); err != nil {
-			return err
+	for _, w := range routes {
+		if err := r.addRoute(index, w); err != nil {
+			return fmt.Errorf("route to %s by %s: %w", w.dst, w.gw, err)
 		}
 	}
 	return nil
 }
 
-func addRoute(r *route, index int32, rt guestapi.Route) error {
-	var dst netip.Prefix
-	var gw netip.Addr
-	var err error
-	if rt.Destination != "" {
-		if dst, err = netip.ParsePrefix(rt.Destination); err != nil {
-			return invalid("route to %q: %v", rt.Destination, err)
-		}
-	}
+// parseRoute reads a route; without a destination it goes everywhere.
+func parseRoute(rt guestapi.Route) (w routeInfo, err error) {
+	w.metric = rt.Metric
 	if rt.Gateway != "" {
-		if gw, err = netip.ParseAddr(rt.Gateway); err != nil {
-			return invalid("gateway %q: %v", rt.Gateway, err)
+		if w.gw, err = netip.ParseAddr(rt.Gateway); err != nil {
+			return w, invalid("gateway %q: %v", rt.Gateway, err)
 		}
 	}
-	if !dst.IsValid() && !gw.IsValid() {
-		return invalid("a route has neither destination nor gateway")
+	switch {
+	case rt.Destination != "":
+		if w.dst, err = netip.ParsePrefix(rt.Destination); err != nil {
+			return w, invalid("route to %q: %v", rt.Destination, err)
+		}
+		w.dst = w.dst.Masked()
+	case !w.gw.IsValid():
+		return w, invalid("a route has neither destination nor gateway")
+	case w.gw.Is4():
+		w.dst = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	default:
+		w.dst = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 	}
-	if err := r.addRoute(index, dst, gw, rt.Metric); err != nil {
-		return fmt.Errorf("route to %s by %s: %w", rt.Destination, rt.Gateway, err)
-	}
-	return nil
+	return w, nil
 }
 
 // interfaces are those of the boot.

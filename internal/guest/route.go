@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -43,7 +44,6 @@ type linkChange struct {
 	mac      []byte
 	netns    int // descriptor of the network namespace to move it to; 0: none
 	up, down bool
-	mac      []byte
 }
 
 var native = binary.NativeEndian
@@ -177,9 +177,6 @@ func (r *route) setLink(index int32, c linkChange) error {
 	if len(c.mac) > 0 {
 		b = attr(b, unix.IFLA_ADDRESS, c.mac)
 	}
-	if len(c.mac) > 0 {
-		b = attr(b, unix.IFLA_ADDRESS, c.mac)
-	}
 	if c.netns > 0 {
 		b = attr32(b, unix.IFLA_NET_NS_FD, uint32(c.netns))
 	}
@@ -193,21 +190,82 @@ func family(a netip.Addr) byte {
 	return unix.AF_INET6
 }
 
-// flush takes every address of an interface off, but link-local ones that the
-// kernel gives itself.
-func (r *route) flush(index int32) error {
-	var all [][]byte
+// keepAddresses takes every address of an interface off but those of keep and
+// link-local ones that the kernel gives itself.
+func (r *route) keepAddresses(index int32, keep []netip.Prefix) error {
+	var gone [][]byte
 	err := r.call(unix.RTM_GETADDR, unix.NLM_F_DUMP, make([]byte, unix.SizeofIfAddrmsg), func(_ uint16, body []byte) {
-		if len(body) >= unix.SizeofIfAddrmsg && native.Uint32(body[4:]) == uint32(index) && body[3] != unix.RT_SCOPE_LINK {
-			all = append(all, append([]byte{}, body...))
+		if len(body) < unix.SizeofIfAddrmsg || native.Uint32(body[4:]) != uint32(index) || body[3] == unix.RT_SCOPE_LINK {
+			return
+		}
+		var p netip.Prefix
+		attrs(body[unix.SizeofIfAddrmsg:], func(typ uint16, v []byte) {
+			if a, ok := netip.AddrFromSlice(v); ok && (typ == unix.IFA_LOCAL || typ == unix.IFA_ADDRESS && !p.IsValid()) {
+				p = netip.PrefixFrom(a, int(body[1]))
+			}
+		})
+		if !slices.Contains(keep, p) {
+			gone = append(gone, append([]byte{}, body...))
 		}
 	})
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
 	}
-	for _, body := range all {
+	for _, body := range gone {
 		if err := r.call(unix.RTM_DELADDR, unix.NLM_F_ACK, body, nil); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
 			return fmt.Errorf("remove an address: %w", err)
+		}
+	}
+	return nil
+}
+
+// routeInfo is a route of ours by some interface.
+type routeInfo struct {
+	dst    netip.Prefix
+	gw     netip.Addr // invalid: on the link
+	metric int
+}
+
+// keepRoutes takes every route by an interface off that we gave it (the
+// kernel's own go with the addresses) but those of keep.
+func (r *route) keepRoutes(index int32, keep []routeInfo) error {
+	var gone [][]byte
+	err := r.call(unix.RTM_GETROUTE, unix.NLM_F_DUMP, make([]byte, unix.SizeofRtMsg), func(_ uint16, body []byte) {
+		if len(body) < unix.SizeofRtMsg || body[5] != unix.RTPROT_STATIC {
+			return
+		}
+		w, by := routeInfo{dst: netip.PrefixFrom(netip.IPv4Unspecified(), 0)}, uint32(0)
+		if body[0] == unix.AF_INET6 {
+			w.dst = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+		}
+		attrs(body[unix.SizeofRtMsg:], func(typ uint16, v []byte) {
+			a, ok := netip.AddrFromSlice(v)
+			switch {
+			case typ == unix.RTA_DST && ok:
+				w.dst = netip.PrefixFrom(a, int(body[1]))
+			case typ == unix.RTA_GATEWAY && ok:
+				w.gw = a
+			case typ == unix.RTA_OIF && len(v) == 4:
+				by = native.Uint32(v)
+			case typ == unix.RTA_PRIORITY && len(v) == 4:
+				w.metric = int(native.Uint32(v))
+			}
+		})
+		for _, k := range keep { // IPv6 routes have a metric also when nobody asked
+			if k.dst == w.dst && k.gw == w.gw && (k.metric == w.metric || k.metric == 0) {
+				return
+			}
+		}
+		if by == uint32(index) {
+			gone = append(gone, append([]byte{}, body...))
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("list routes: %w", err)
+	}
+	for _, body := range gone {
+		if err := r.call(unix.RTM_DELROUTE, unix.NLM_F_ACK, body, nil); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("remove a route: %w", err)
 		}
 	}
 	return nil
@@ -237,27 +295,22 @@ func broadcast(p netip.Prefix) []byte {
 	return binary.BigEndian.AppendUint32(nil, n)
 }
 
-// addRoute adds a route by an interface: dst invalid is the default route.
-func (r *route) addRoute(index int32, dst netip.Prefix, gw netip.Addr, metric int) error {
+// addRoute adds a route by an interface, or replaces it.
+func (r *route) addRoute(index int32, w routeInfo) error {
 	b := make([]byte, unix.SizeofRtMsg)
+	b[0], b[1] = family(w.dst.Addr()), byte(w.dst.Bits())
 	b[4], b[5], b[6], b[7] = unix.RT_TABLE_MAIN, unix.RTPROT_STATIC, unix.RT_SCOPE_UNIVERSE, unix.RTN_UNICAST
-	if dst.IsValid() {
-		b[0], b[1] = family(dst.Addr()), byte(dst.Bits())
-	} else {
-		b[0] = family(gw)
+	b = attr32(b, unix.RTA_OIF, uint32(index))
+	if w.dst.Bits() > 0 {
+		b = attr(b, unix.RTA_DST, w.dst.Addr().AsSlice())
 	}
-	if !gw.IsValid() {
+	if w.gw.IsValid() {
+		b = attr(b, unix.RTA_GATEWAY, w.gw.AsSlice())
+	} else {
 		b[6] = unix.RT_SCOPE_LINK
 	}
-	b = attr32(b, unix.RTA_OIF, uint32(index))
-	if dst.IsValid() {
-		b = attr(b, unix.RTA_DST, dst.Masked().Addr().AsSlice())
-	}
-	if gw.IsValid() {
-		b = attr(b, unix.RTA_GATEWAY, gw.AsSlice())
-	}
-	if metric > 0 {
-		b = attr32(b, unix.RTA_PRIORITY, uint32(metric))
+	if w.metric > 0 {
+		b = attr32(b, unix.RTA_PRIORITY, uint32(w.metric))
 	}
 	return r.call(unix.RTM_NEWROUTE, unix.NLM_F_ACK|unix.NLM_F_CREATE|unix.NLM_F_REPLACE, b, nil)
 }
