@@ -289,6 +289,7 @@ func (r *Room) forget(id model.ID) []portRule {
 // container owns is listed by the twelve digits in its name, which Detach
 // understands; call Restore for the running containers first.
 func (r *Room) Attached(ctx context.Context) ([]model.ID, error) {
+	r.tapTablesAgain()
 	links, err := r.strayLinks()
 	if err != nil {
 		return nil, fmt.Errorf("network: list links: %w", err)

@@ -125,6 +125,7 @@ func (f *firewall) intact() bool {
 // repair puts the table back if it is not as it was written.
 func (f *firewall) repair() {
 	defer f.room.noticeStrangers() // without mu
+	f.room.tapTablesAgain()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.want == nil {

@@ -116,6 +116,14 @@ func (r *Room) removeStale(link string) error {
 
 // removeLink removes a link now; none there is no error.
 func (r *Room) removeLink(name string) error {
+	r.mu.Lock()
+	_, limited := r.tapLimits[name]
+	r.mu.Unlock()
+	if limited {
+		if err := r.unlimitTap(name); err != nil {
+			return err
+		}
+	}
 	i, err := r.rt.index(name)
 	if errors.Is(err, unix.ENODEV) {
 		return nil

@@ -65,14 +65,15 @@ type Room struct {
 	slow  *netlink.Handle // for the rest
 	sweep *janitor
 
-	mu       sync.Mutex
-	nets     map[string]*net                   // guarded by mu, by id
-	held     map[model.ID]map[string]*endpoint // guarded by mu: container, network id
-	ports    map[portKey][]*portHolder         // guarded by mu
-	leaving  map[model.ID][]string             // guarded by mu: interfaces inside that Refresh removes
-	insiders map[model.ID]*nameServer          // guarded by mu: name servers in containers' namespaces
-	warnings map[string]struct{}               // guarded by mu
-	noticed  map[string]struct{}               // guarded by mu: other firewalls' chains that were logged
+	mu        sync.Mutex
+	nets      map[string]*net                   // guarded by mu, by id
+	held      map[model.ID]map[string]*endpoint // guarded by mu: container, network id
+	ports     map[portKey][]*portHolder         // guarded by mu
+	leaving   map[model.ID][]string             // guarded by mu: interfaces inside that Refresh removes
+	insiders  map[model.ID]*nameServer          // guarded by mu: name servers in containers' namespaces
+	warnings  map[string]struct{}               // guarded by mu
+	tapLimits map[string]tapLimit               // guarded by mu, by link
+	noticed   map[string]struct{}               // guarded by mu: other firewalls' chains that were logged
 }
 
 // net is a network: its record and what is known of it at run time.
@@ -111,7 +112,7 @@ func Open(ctx context.Context, o Options) (*Room, error) {
 	r := &Room{
 		opts: o, log: o.Log.With("room", "network"), store: store{o.Dir},
 		nets: map[string]*net{}, held: map[model.ID]map[string]*endpoint{},
-		ports: map[portKey][]*portHolder{}, leaving: map[model.ID][]string{}, insiders: map[model.ID]*nameServer{}, warnings: map[string]struct{}{}, noticed: map[string]struct{}{},
+		ports: map[portKey][]*portHolder{}, leaving: map[model.ID][]string{}, insiders: map[model.ID]*nameServer{}, warnings: map[string]struct{}{}, noticed: map[string]struct{}{}, tapLimits: map[string]tapLimit{},
 	}
 	var err error
 	if r.rt, err = openRTNL(); err != nil {

@@ -80,11 +80,3 @@ func openTap(name string) error {
 	}
 	return nil
 }
-
-// limitTaps limits a virtual machine out here.
-func (r *Room) limitTaps(_ model.ID, _ []*endpoint, p *policy) error {
-	if p == nil {
-		return nil
-	}
-	return model.Refuse(errdefs.ErrNotImplemented, "limits of a virtual machine's network are not there yet")
-}
