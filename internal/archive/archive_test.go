@@ -152,6 +152,8 @@ func TestGetNames(t *testing.T) {
 		{"/a/b/f", []string{"0 f hello"}},
 		{"/a", []string{"5 a/", "5 a/b/", "0 a/b/f hello", "1 a/g a/b/f", "2 a/l b/f"}},
 		{"/a/b/.", []string{"5 ./", "0 ./f hello"}},
+		{"/a/b/./", []string{"5 ./", "0 ./f hello"}},
+		{"/.", []string{"5 ./", "5 ./a/", "5 ./a/b/", "0 ./a/b/f hello", "1 ./a/g ./a/b/f", "2 ./a/l b/f", "2 ./to a/b"}},
 		{"/to", []string{"2 to a/b"}},
 		{"/to/", []string{"5 to/", "0 to/f hello"}},
 		{"/", []string{"5 /", "5 /a/", "5 /a/b/", "0 /a/b/f hello", "1 /a/g /a/b/f", "2 /a/l b/f", "2 /to a/b"}},

@@ -73,10 +73,10 @@ func (t *tree) find(p string) (place, error) {
 	follow := clean == "/" || strings.HasSuffix(p, "/") || strings.HasSuffix(p, "/.") || p == "."
 	name := base
 	switch {
+	case strings.HasSuffix("/"+strings.TrimRight(p, "/"), "/."): // also "./"
+		name = "."
 	case clean == "/":
 		name = t.name
-	case strings.HasSuffix(p, "/."):
-		name = "."
 	}
 	if follow {
 		dir, base = clean, "."
