@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -117,7 +118,7 @@ func newRoot(dockerCLI *command.DockerCli) (*cobra.Command, *flags.ClientOptions
 	addNetwork(root, dockerCLI)
 	addVolume(root, dockerCLI)
 	root.AddCommand(trashCommand(dockerCLI), runCommandCommand(dockerCLI))
-	if err := addRemoved(root, dockerCLI); err != nil {
+	if err := errors.Join(addRemoved(root, dockerCLI), addTiming(root, dockerCLI)); err != nil {
 		panic(err) // docker/cli has changed its commands; every test finds it
 	}
 	return root, opts

@@ -153,7 +153,9 @@ func (x *execs) ExecStart(ctx context.Context, id string, detach bool, size *[2]
 
 // launch plans and starts the process.
 func (x *execs) launch(ctx context.Context, ex *execution, c *model.Container, size *[2]uint) (driver.Process, error) {
-	spec, err := x.plan.Exec(*c, ex.id, ex.req)
+	req := ex.req
+	req.LinkEnv = x.linkEnvNow(c)
+	spec, err := x.plan.Exec(*c, ex.id, req)
 	if err != nil {
 		return nil, err
 	}

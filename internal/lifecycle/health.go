@@ -146,7 +146,7 @@ func (h *health) probe(ctx context.Context, e *entry, inst driver.Instance, k *c
 	}
 	c := e.record()
 	spec, err := h.plan.Exec(*c, model.NewID(), model.ExecRequest{
-		Cmd: k.cmd, User: c.Config.User, WorkingDir: c.Config.WorkingDir, AttachStdout: true, AttachStderr: true,
+		Cmd: k.cmd, User: c.Config.User, WorkingDir: c.Config.WorkingDir, AttachStdout: true, AttachStderr: true, LinkEnv: h.linkEnvNow(c),
 	})
 	if err != nil {
 		return failed("%v", err)

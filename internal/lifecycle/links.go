@@ -80,6 +80,18 @@ func (c *core) linkEnv(ctr *model.Container) ([]string, error) {
 	return env, nil
 }
 
+// linkEnvNow are the variables of the links whose other end runs, for a
+// further process in a container that runs already.
+func (c *core) linkEnvNow(ctr *model.Container) []string {
+	var env []string
+	for _, l := range c.linkedTo(ctr) {
+		if l.other.State.Running() {
+			env = append(env, plan.LinkEnv(ctr.Name, l.alias, bridgeAddress(l.other), l.other.Config)...)
+		}
+	}
+	return env
+}
+
 func bridgeAddress(c *model.Container) netip.Addr {
 	for _, ep := range c.Attached {
 		if ep.Settings != nil && ep.Network == network.NetworkBridge && ep.Settings.IPAddress.IsValid() {

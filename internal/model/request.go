@@ -75,6 +75,7 @@ type ExecRequest struct {
 	Env          []string
 	WorkingDir   string
 	Cmd          []string
+	LinkEnv      []string // variables of the container's links now, filled in by the lifecycle
 }
 
 // RemoveRequest removes a container.

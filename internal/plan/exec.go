@@ -48,7 +48,7 @@ func Exec(c model.Container, id model.ID, r model.ExecRequest, f Facts, d Defaul
 		Process: &specs.Process{
 			Terminal:        r.Tty,
 			Args:            r.Cmd,
-			Env:             overrideEnv(environment(c, r.Tty, nil), r.Env),
+			Env:             overrideEnv(environment(c, r.Tty, r.LinkEnv), r.Env),
 			Cwd:             cwd,
 			Capabilities:    &specs.LinuxCapabilities{Bounding: caps, Permitted: caps, Effective: caps},
 			NoNewPrivileges: sec.noNewPrivs,

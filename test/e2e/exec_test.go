@@ -138,3 +138,14 @@ func TestAttach(t *testing.T) {
 	}
 	s.fails(1, "cannot attach to a stopped container", "attach", id)
 }
+
+// A further process has the variables of links, as the first has.
+func TestExecLinkVariables(t *testing.T) {
+	s := newScene(t)
+	other := s.name("db")
+	s.idle("--name", other, "-e", "WORD=x")
+	id := s.idle("--link", other+":db")
+	s.equal("a variable of the link", s.ok("exec", id, "sh", "-c", "echo $DB_ENV_WORD"), "x")
+	s.ok("rm", "-f", other)
+	s.equal("without its other end", s.ok("exec", id, "sh", "-c", "echo .$DB_ENV_WORD"), ".")
+}
