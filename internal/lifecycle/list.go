@@ -84,7 +84,7 @@ func (s lists) summary(c *model.Container, image string) container.Summary {
 	out := container.Summary{
 		ID: string(c.ID), Names: []string{"/" + c.Name}, Image: image, ImageID: c.Image.ID.String(),
 		Command: commandText(c.Config), Created: c.Created.Unix(), Ports: portList(c), Labels: c.Config.Labels,
-		State: status, Status: statusText(c.State, s.now()), Mounts: mountPoints(c),
+		State: status, Status: statusOf(c, s.now()), Mounts: mountPoints(c),
 		NetworkSettings: &container.NetworkSettingsSummary{Networks: endpoints(c)},
 		Health:          &container.HealthSummary{Status: container.NoHealthcheck},
 	}

@@ -16,7 +16,17 @@ import (
 
 // What list and inspect both show, in Docker's words.
 
-// statusText is the STATUS column: "Up 5 seconds (healthy)".
+// statusOf is the STATUS column, with what a container runs in when that is no
+// container: "Up 5 seconds (vm)". Docker has no column for it.
+func statusOf(c *model.Container, now time.Time) string {
+	text := statusText(c.State, now)
+	if c.Isolation == "" || c.Isolation == model.IsolationContainer || text == "" {
+		return text
+	}
+	return text + " (" + string(c.Isolation) + ")"
+}
+
+// statusText is the state in Docker's words: "Up 5 seconds (healthy)".
 func statusText(s model.State, now time.Time) string {
 	since := func(t time.Time) string { return units.HumanDuration(now.Sub(t)) }
 	switch s.Phase {

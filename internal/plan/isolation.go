@@ -115,20 +115,20 @@ func (cr *creation) machine() error {
 		option string
 		why    string
 	}{
-		{hc.PidMode.IsHost(), "--pid host", "its kernel does not see the host's processes"},
-		{hc.PidMode.IsContainer(), "--pid " + string(hc.PidMode), "its kernel does not see another container's processes"},
-		{hc.IpcMode.IsHost(), "--ipc host", "its kernel has its own shared memory"},
-		{hc.IpcMode.IsContainer(), "--ipc " + string(hc.IpcMode), "its kernel has its own shared memory"},
-		{hc.NetworkMode.IsHost(), "--network host", "it has network interfaces of its own; publish ports with -p"},
-		{hc.NetworkMode.IsContainer(), "--network " + string(hc.NetworkMode), "it has network interfaces of its own; put both on one network"},
-		{hc.UTSMode.IsHost(), "--uts host", "its kernel has a host name of its own"},
-		{hc.UsernsMode.IsHost(), "--userns host", "its users are its own kernel's"},
-		{len(hc.Devices) > 0, "--device", "the host's devices are not its kernel's"},
-		{len(hc.DeviceRequests) > 0, "--gpus", "the host's devices are not its kernel's"},
-		{hc.CgroupnsMode.IsHost() && cr.askedCgroupHost(), "--cgroupns host", "its control groups are its own kernel's"},
+		{hc.PidMode.IsHost(), "--pid host", "does not see the host's processes"},
+		{hc.PidMode.IsContainer(), "--pid " + string(hc.PidMode), "does not see another container's processes"},
+		{hc.IpcMode.IsHost(), "--ipc host", "has shared memory of its own"},
+		{hc.IpcMode.IsContainer(), "--ipc " + string(hc.IpcMode), "has shared memory of its own"},
+		{hc.NetworkMode.IsHost(), "--network host", "has network interfaces of its own; publish ports with -p"},
+		{hc.NetworkMode.IsContainer(), "--network " + string(hc.NetworkMode), "has network interfaces of its own; put both on one network"},
+		{hc.UTSMode.IsHost(), "--uts host", "has a host name of its own"},
+		{hc.UsernsMode.IsHost(), "--userns host", "has users of its own"},
+		{len(hc.Devices) > 0, "--device", "does not have the host's devices"},
+		{len(hc.DeviceRequests) > 0, "--gpus", "does not have the host's devices"},
+		{hc.CgroupnsMode.IsHost() && cr.askedCgroupHost(), "--cgroupns host", "has control groups of its own"},
 	} {
 		if x.bad {
-			return invalid("%s cannot be had with isolation vm: a virtual machine has a kernel of its own, %s", x.option, x.why)
+			return invalid("%s cannot be had with isolation vm: a virtual machine has a kernel of its own, which %s", x.option, x.why)
 		}
 	}
 	hc.CgroupnsMode = container.CgroupnsModePrivate

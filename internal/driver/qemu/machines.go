@@ -35,7 +35,7 @@ const (
 // Limits on waiting for a machine. Emulation is slow, more so on a busy host.
 const (
 	bootTimeKVM = 30 * time.Second
-	bootTimeTCG = 90 * time.Second
+	bootTimeTCG = 110 * time.Second // a start has two minutes
 	stopTime    = 20 * time.Second
 )
 
@@ -176,24 +176,30 @@ func (m *machines) hardware(ctx context.Context, b *model.Bundle) (*hardware, er
 	}
 	h.commandLine = boot.CommandLine(line)
 	if r := b.Spec.Linux.Resources; r != nil {
-		if r.Memory != nil && r.Memory.Limit != nil && *r.Memory.Limit > 0 {
-			h.memory = max(*r.Memory.Limit+guestExtra, minMemory)
-		}
-		if r.CPU != nil {
-			h.cpus = cpus(r.CPU, h.cpus)
-		}
+		h.memory, h.cpus = size(r, h.memory, h.cpus)
 	}
-	const page = 2 << 20
-	h.memory = (h.memory + page - 1) / page * page
 	h.disks = []disk{{serial: serialRoot, path: b.Rootfs.Disk, readOnly: true}, {serial: serialWritable, path: b.Rootfs.Writable}}
 	return h, nil
+}
+
+// size is how much memory and how many processors a machine with these limits
+// has; memory and all are those without limits.
+func size(r *specs.LinuxResources, memory int64, all int) (int64, int) {
+	if r.Memory != nil && r.Memory.Limit != nil && *r.Memory.Limit > 0 {
+		const page = 2 << 20
+		memory = (max(*r.Memory.Limit+guestExtra, minMemory) + page - 1) / page * page
+	}
+	if r.CPU != nil {
+		all = cpus(r.CPU, all)
+	}
+	return memory, all
 }
 
 // cpus is how many a limit of CPU time needs.
 func cpus(c *specs.LinuxCPU, all int) int {
 	if c.Quota != nil && c.Period != nil && *c.Quota > 0 && *c.Period > 0 {
 		n := (*c.Quota + int64(*c.Period) - 1) / int64(*c.Period)
-		return int(min(max(n, 1), int64(all)))
+		return int(min(max(n, 1), int64(runtime.NumCPU())))
 	}
 	return all
 }

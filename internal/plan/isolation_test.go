@@ -1,0 +1,83 @@
+package plan
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
+
+	"wharf/internal/model"
+)
+
+func TestIsolation(t *testing.T) {
+	rules := []IsolationRule{
+		{Label: "tenant=acme", Isolation: model.IsolationVM}, {Network: "dmz", Isolation: model.IsolationVM},
+		{Label: "trusted", Isolation: model.IsolationContainer},
+	}
+	for _, c := range []struct {
+		name   string
+		hc     container.HostConfig
+		labels map[string]string
+		d      Defaults
+		want   model.Isolation
+		shown  string // HostConfig.Isolation
+		warn   string
+	}{
+		{name: "nothing said", want: "container"},
+		{name: "default", hc: container.HostConfig{Isolation: "default"}, want: "container", shown: "default"},
+		{name: "asked", hc: container.HostConfig{Isolation: "vm"}, want: "vm", shown: "vm"},
+		{name: "in capitals", hc: container.HostConfig{Isolation: "VM"}, want: "vm", shown: "vm"},
+		{name: "by runtime", hc: container.HostConfig{Runtime: "vm"}, want: "vm", shown: "vm"},
+		{name: "daemon's default", d: Defaults{Isolation: "vm"}, want: "vm", shown: "vm"},
+		{name: "against the default", hc: container.HostConfig{Isolation: "container"}, d: Defaults{Isolation: "vm"}, want: "container", shown: "container"},
+		{name: "label", labels: map[string]string{"tenant": "acme"}, d: Defaults{IsolationRules: rules}, want: "vm", shown: "vm"},
+		{name: "other tenant", labels: map[string]string{"tenant": "other"}, d: Defaults{IsolationRules: rules}, want: "container"},
+		{name: "network", hc: container.HostConfig{NetworkMode: "dmz"}, d: Defaults{IsolationRules: rules}, want: "vm", shown: "vm"},
+		{name: "forced", hc: container.HostConfig{Isolation: "container"}, labels: map[string]string{"tenant": "acme"}, d: Defaults{IsolationRules: rules},
+			want: "vm", shown: "vm", warn: "isolation-policy"},
+		{name: "first rule counts", hc: container.HostConfig{Isolation: "vm"}, labels: map[string]string{"trusted": ""}, d: Defaults{IsolationRules: rules},
+			want: "container", shown: "container", warn: "isolation-policy"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			in := input(nil, &c.hc)
+
+			in.Request.Config.Labels = c.labels
+			in.Request.Networking = &network.NetworkingConfig{}
+			c.d.VM, c.d.Runtime = true, "wharf"
+			got, warnings, err := Create(in, full(), c.d)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.Isolation != c.want || string(got.HostConfig.Isolation) != c.shown {
+				t.Errorf("isolation %q, shown as %q", got.Isolation, got.HostConfig.Isolation)
+			}
+			if all := strings.Join(warnings, "\n"); (c.warn != "") != strings.Contains(all, "isolation") || !strings.Contains(all, c.warn) {
+				t.Errorf("warnings %q", all)
+			}
+		})
+	}
+}
+
+func TestIsolationRefused(t *testing.T) {
+	for option, hc := range map[string]container.HostConfig{
+		"--pid host":     {PidMode: "host"},
+		"--ipc host":     {IpcMode: "host"},
+		"--network host": {NetworkMode: "host"},
+		"--uts host":     {UTSMode: "host"},
+		"--userns host":  {UsernsMode: "host"},
+		"--device":       {Resources: container.Resources{Devices: []container.DeviceMapping{{PathOnHost: "/dev/null"}}}},
+		"--cgroupns":     {CgroupnsMode: "host"},
+		"--runtime vm":   {Runtime: "vm", Isolation: "container"},
+	} {
+		if hc.Isolation == "" {
+			hc.Isolation = "vm"
+		}
+		in := input(nil, &hc)
+
+		_, _, err := Create(in, full(), Defaults{VM: true, Runtime: "wharf"})
+		if err == nil || !strings.Contains(err.Error(), option) {
+			t.Errorf("%s: %v", option, err)
+		}
+	}
+}
