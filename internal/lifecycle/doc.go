@@ -37,7 +37,7 @@
 //
 // # Lock order
 //
-// entry.verb, then entry.mu, then a room's own. index.mu and idRanges.mu are
+// entry.verb, then entry.freeze, then entry.mu, then a room's own. index.mu and idRanges.mu are
 // leaves. Two containers' verb locks are never held at once. Rooms never call
 // up.
 package lifecycle

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/moby/moby/api/types/container"
 
@@ -27,6 +28,11 @@ type entry struct {
 
 	// rec is the present record. Values behind it are never changed.
 	rec atomic.Pointer[model.Container]
+
+	// freeze is held shared while an exec is started, alone while the
+	// container is frozen: a process frozen half way between the monitor's
+	// clone and execve(2) would hold the monitor too.
+	freeze sync.RWMutex
 
 	waiters waiters
 	late    lateStreams
@@ -106,6 +112,30 @@ func (e *entry) isDoomed() bool {
 	return e.doomed
 }
 
+// exec starts a process in the run; nothing freezes the container meanwhile.
+func (e *entry) exec(ctx context.Context, inst driver.Instance, spec *model.ExecSpec) (driver.Process, error) {
+	e.freeze.RLock()
+	defer e.freeze.RUnlock()
+	if e.record().State.Phase == container.StatePaused {
+		return nil, isPaused(e.id)
+	}
+	return inst.Exec(ctx, spec)
+}
+
+// freezing waits until no exec is being started, and keeps others from it.
+func (e *entry) freezing(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, freezePatience)
+	defer cancel()
+	for !e.freeze.TryLock() {
+		select {
+		case <-ctx.Done():
+			return conflict("container %s cannot be paused: a process is being started in it", e.id)
+		case <-time.After(time.Millisecond):
+		}
+	}
+	return nil
+}
+
 // over clears the present run and wakes those who follow its log. It reports
 // false when inst is no longer the present run.
 func (e *entry) over(inst driver.Instance) bool {
@@ -140,6 +170,9 @@ func (e *entry) isGone() bool {
 	defer e.mu.Unlock()
 	return e.gone
 }
+
+// freezePatience is how long a pause waits for execs to get under way.
+const freezePatience = 5 * time.Second
 
 // active reports whether Docker's clients see the container as running, which
 // includes the pause between two runs of a restart policy.

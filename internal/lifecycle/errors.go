@@ -37,6 +37,10 @@ func nameInUse(name string, id model.ID) error {
 
 func notRunning(id model.ID) error { return conflict("container %s is not running", id) }
 
+func isPaused(id model.ID) error {
+	return conflict("Container %s is paused, unpause the container before exec", id)
+}
+
 func isRestarting(id model.ID) error {
 	return conflict("Container %s is restarting, wait until the container is running", id)
 }

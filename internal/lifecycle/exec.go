@@ -55,7 +55,7 @@ func usable(c *model.Container) error {
 		return err
 	}
 	if c.State.Phase == container.StatePaused {
-		return conflict("Container %s is paused, unpause the container before exec", c.ID)
+		return isPaused(c.ID)
 	}
 	return nil
 }
@@ -166,7 +166,7 @@ func (x *execs) launch(ctx context.Context, ex *execution, c *model.Container, s
 	if err != nil {
 		return nil, err
 	}
-	p, err := inst.Exec(ctx, spec)
+	p, err := ex.e.exec(ctx, inst, spec)
 	if err != nil {
 		if inst.Pid() == 0 || ex.e.isDoomed() { // it ended meanwhile, whatever the exec met on the way
 			return nil, notRunning(ex.e.id)

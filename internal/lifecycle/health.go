@@ -155,7 +155,7 @@ func (h *health) probe(ctx context.Context, e *entry, inst driver.Instance, k *c
 	h.execs.tell(e, events.ActionExecCreate, spec.ID, req)
 	begin, cancel := context.WithTimeout(ctx, healthStart)
 	defer cancel()
-	p, err := inst.Exec(begin, spec)
+	p, err := e.exec(begin, inst, spec)
 	if err != nil {
 		return failed("%v", err)
 	}

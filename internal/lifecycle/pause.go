@@ -37,6 +37,10 @@ func (s *pauser) pause(ctx context.Context, e *entry) error {
 	if e.isDoomed() {
 		return notRunning(e.id) // it is being killed
 	}
+	if err := e.freezing(ctx); err != nil {
+		return err
+	}
+	defer e.freeze.Unlock()
 	if err := inst.Pause(ctx); err != nil {
 		return wrap(err, "cannot pause container %s", e.id)
 	}
