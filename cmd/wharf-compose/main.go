@@ -37,10 +37,10 @@ func main() {
 	caller := os.Getenv(metadata.ReexecEnvvar)
 	if caller == "" && !pluginQuestion(os.Args) {
 		caller = os.Args[0]
+		os.Args = append([]string{caller}, compatibility.Convert(os.Args[1:])...)
 		if isOurs(caller) {
 			pointAtWharf(os.Args[1:])
 		}
-		os.Args = append([]string{caller}, compatibility.Convert(os.Args[1:])...)
 	}
 	plugin.Run(func(c command.Cli) *cobra.Command { return newCommand(c, isOurs(caller)) }, metadata.Metadata{
 		SchemaVersion:    "0.1.0",

@@ -9,6 +9,7 @@ import (
 
 	"github.com/docker/cli/cli/command"
 	"github.com/docker/cli/cli/config"
+	commands "github.com/docker/compose/v5/cmd/compose"
 	"github.com/spf13/cobra"
 )
 
@@ -23,11 +24,12 @@ const defaultHost = "unix:///run/wharf.sock"
 var composeVersion string
 
 // pointAtWharf makes wharf's daemon the default where docker's would be, by
-// the rules of the wharf CLI.
+// the rules of the wharf CLI. args are a plugin's: docker's own options, then
+// compose.
 func pointAtWharf(args []string) {
 	for _, a := range args {
-		if a == "" || a[0] != '-' {
-			break // a command: what follows is its own
+		if a == commands.PluginName {
+			break
 		}
 		name, _, _ := strings.Cut(a, "=")
 		if slices.Contains([]string{"-H", "--host", "--context"}, name) {

@@ -38,7 +38,7 @@ func composeCommand(dockerCLI *command.DockerCli, root *cobra.Command, opts *fla
 	}
 	cmd := &cobra.Command{
 		Use:                "compose",
-		Short:              "Docker Compose: define and run multi-container applications",
+		Short:              "Define and run applications of several containers (Compose)",
 		DisableFlagParsing: true,
 		RunE:               func(cmd *cobra.Command, _ []string) error { return become(cmd.Context(), args) },
 		ValidArgsFunction: func(cmd *cobra.Command, words []string, last string) ([]string, cobra.ShellCompDirective) {
