@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
 
@@ -143,6 +144,37 @@ func (c *core) checked(ctx context.Context, mode container.NetworkMode, want map
 		out[key] = s
 	}
 	return out, nil
+}
+
+// present is checked for a create, where a network may be missing: with Docker
+// it is looked for at the start, and some make it in between.
+func (c *core) present(ctx context.Context, mode container.NetworkMode, want map[string]*network.EndpointSettings) (all map[string]*network.EndpointSettings, missing []string, err error) {
+	if all, err = c.checked(ctx, mode, want); !errdefs.IsNotFound(err) {
+		return all, nil, err
+	}
+	there := make(map[string]*network.EndpointSettings, len(want))
+	for key, s := range want {
+		_, err := c.networks.Inspect(ctx, key, false)
+		switch {
+		case errdefs.IsNotFound(err):
+			missing = append(missing, key)
+			if key == mode.NetworkName() {
+				mode = network.NetworkNone // there is nothing to check
+			}
+		case err != nil:
+			return nil, nil, err
+		default:
+			there[key] = s
+		}
+	}
+	if all, err = c.checked(ctx, mode, there); err != nil {
+		return nil, nil, err
+	}
+	for _, key := range missing {
+		all[key] = want[key]
+	}
+	slices.Sort(missing)
+	return all, missing, nil
 }
 
 // Disconnect takes a container off a network.

@@ -96,7 +96,11 @@ func (s creator) decide(ctx context.Context, in plan.CreateInput) (model.Contain
 	if c.IDs != ids {
 		s.ids.hold(in.ID, c.IDs) // none, or another container's
 	}
-	if c.Endpoints, err = s.checked(ctx, c.HostConfig.NetworkMode, c.Endpoints); err == nil {
+	var missing []string
+	if c.Endpoints, missing, err = s.present(ctx, c.HostConfig.NetworkMode, c.Endpoints); err == nil {
+		for _, name := range missing {
+			warnings = append(warnings, "network "+name+" is not there: the container cannot start before it is")
+		}
 		err = s.networks.CheckLimits(c.Config.Labels, c.HostConfig.NetworkMode, mayChangeNetwork(&c) && c.Isolation != model.IsolationVM)
 	}
 	return c, warnings, mistaken(err)

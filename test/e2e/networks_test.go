@@ -47,3 +47,19 @@ func TestLimitsByLabel(t *testing.T) {
 	s.fails(1, "NET_ADMIN", "create", "--cap-add", "NET_ADMIN", "--label", "wharf.bandwidth.in=1mbit", "busybox")
 	s.ok("run", "--rm", "--label", "wharf.bandwidth.out=1mbit", "busybox", "ping", "-c1", "-W2", ip)
 }
+
+// A network that is made after the container, as Docker has it: it is looked
+// for at the start.
+func TestNetworkMadeLater(t *testing.T) {
+	s := newScene(t)
+	net, name := s.name("later"), s.name("c")
+	r := s.docker("create", "--name", name, "--network", net, "--network-alias", "al", "--init", "busybox", "sleep", "1000")
+	if r.Code != 0 || !strings.Contains(r.Stderr, "is not there") {
+		t.Fatalf("create: %s", r)
+	}
+	s.fails(1, "not found", "start", name)
+	s.ok("network", "create", net)
+	t.Cleanup(func() { s.docker("rm", "-f", name); s.docker("network", "rm", net) })
+	s.ok("start", name)
+	s.equal("its alias", s.ok("run", "--rm", "--network", net, "busybox", "sh", "-c", "ping -c1 -W2 al >/dev/null && echo there"), "there")
+}
