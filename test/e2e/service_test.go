@@ -264,7 +264,7 @@ func TestInstall(t *testing.T) {
 		}
 	}
 	install()
-	for _, f := range []string{"bin/wharf", "bin/wharfd", "bin/wharf-monitor", "bin/wharf-oci", "share/wharf/base.tar", "lib/systemd/system/wharfd.service",
+	for _, f := range []string{"bin/wharf", "bin/wharfd", "bin/wharf-monitor", "bin/wharf-logger", "bin/wharf-oci", "share/wharf/base.tar", "lib/systemd/system/wharfd.service",
 		"lib/systemd/system/wharfd.socket", "share/bash-completion/completions/wharf", "share/doc/wharf/copyright"} {
 		if fi, err := os.Stat(filepath.Join(dest, "usr", f)); err != nil || fi.Size() == 0 {
 			t.Errorf("%s: %v", f, err)
