@@ -136,7 +136,11 @@ func (r *reader) successors(s *source) error {
 		younger = append(younger, next)
 	}
 	if !found {
+		all := len(younger)
 		younger = r.newer(younger)
+		// Compressed, it would be among them; else it was dropped, and what
+		// came behind it perhaps too.
+		r.missed.Store(len(younger) == all && all > 1)
 	}
 	for i := len(younger) - 1; i >= 0; i-- {
 		r.files = append(r.files, younger[i])

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -36,7 +37,13 @@ type reader struct {
 	buf   []byte // read and not decoded, from files[0] at off-len(buf)
 	last  time.Time
 	watch *watcher
+
+	missed atomic.Bool
 }
+
+// Missed reports, once each time, that the writer dropped files which this
+// reader had perhaps not read: a follower that is too slow.
+func (r *reader) Missed() bool { return r.missed.Swap(false) }
 
 // source is an open log file. A compressed one was unpacked into a file
 // without a name.

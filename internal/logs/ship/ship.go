@@ -195,6 +195,10 @@ func (s *shipment) run(ctx context.Context) error {
 		if s.mark.superseded() {
 			return nil
 		}
+		if m, ok := s.log.(interface{ Missed() bool }); ok && m.Missed() {
+			text := fmt.Appendf(nil, "[wharf: output from %s on may be missing here: the collector was away for longer than the log's copy holds]", s.mark.at.UTC().Format(time.RFC3339))
+			_ = s.attempt(ctx, entry{LogEntry: model.LogEntry{Time: e.Time, Stream: model.Stderr}, text: text})
+		}
 		if err := s.deliver(ctx, s.entry(e)); errors.Is(err, errSuperseded) {
 			return nil
 		} else if err != nil {

@@ -217,3 +217,41 @@ func TestMainRefuses(t *testing.T) {
 		}
 	}
 }
+
+// A collector that is away for longer than the copy holds is told so.
+func TestOverrun(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "copy")
+	l, err := logfile.Open(logfile.Plan{Driver: "local", Path: path, Options: map[string]string{"max-size": "2k", "max-file": "3"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Write(logfile.Stdout, []byte("first\n"))
+	to := &collectorFake{fail: -1, err: errors.New("away")}
+	s := shipping(t, path, to, logopts.Retry{Max: -1, Wait: time.Millisecond})
+	ended := make(chan error, 1)
+	go func() { ended <- s.run(t.Context()) }()
+	for tries := 0; tries == 0; time.Sleep(time.Millisecond) {
+		to.mu.Lock()
+		tries = to.tries
+		to.mu.Unlock()
+	}
+	for i := range 500 {
+		l.Write(logfile.Stdout, fmt.Appendf(nil, "line %d\n", i))
+	}
+	_ = l.Close()
+	to.mu.Lock()
+	to.fail = 0
+	to.mu.Unlock()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	var at int
+	for i, g := range to.got {
+		if strings.Contains(g, "may be missing here") {
+			at = i
+		}
+	}
+	if n := len(to.got); at == 0 || n < 50 || n > 400 || to.got[0] != "first" || to.got[n-1] != "line 499" {
+		t.Errorf("told at %d of %d: %.300q", at, n, to.got)
+	}
+}
