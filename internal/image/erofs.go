@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 
+	"wharf/internal/image/erofs"
 	"wharf/internal/model"
 )
 
@@ -106,7 +107,7 @@ func writeDisk(ctx context.Context, dir, at string) (err error) {
 			_ = os.Remove(f.Name())
 		}
 	}()
-	if err = writeErofs(ctx, f, dir); err == nil {
+	if err = erofs.Write(ctx, f, dir); err == nil {
 		err = f.Chmod(0o600)
 	}
 	if err = errors.Join(err, f.Close()); err != nil {

@@ -9,12 +9,11 @@ import (
 	"testing"
 	"time"
 
-	erofs "github.com/erofs/go-erofs"
-
 	"wharf/internal/driver"
 	"wharf/internal/driver/drivertest"
 	"wharf/internal/driver/held"
 	"wharf/internal/driver/qemu/boot"
+	"wharf/internal/image/erofs"
 	"wharf/internal/model"
 	"wharf/internal/runtime/cgroup"
 )
@@ -108,11 +107,7 @@ func writeImage(t testing.TB, dir, at string) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	w := erofs.Create(f)
-	if err := w.CopyFrom(os.DirFS(dir)); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
+	if err := erofs.Write(context.Background(), f, dir); err != nil {
 		t.Fatal(err)
 	}
 }
