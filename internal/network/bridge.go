@@ -142,6 +142,10 @@ func (r *Room) make(n *net, index int) (int, error) {
 	} else {
 		r.bridgeSysctl(n, "ipv6", "disable_ipv6", "0")
 		r.bridgeSysctl(n, "ipv6", "accept_ra", "0")
+		// The bridge's link-local address is ours alone. Until the kernel is
+		// sure of that, a second or two, it does not look for containers on
+		// behalf of others: what comes in by a published port would be lost.
+		r.bridgeSysctl(n, "ipv6", "accept_dad", "0")
 	}
 	// So that a port published on 127.0.0.1 reaches the container; the chain
 	// "guard" keeps containers from the host's loopback.

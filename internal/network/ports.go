@@ -246,6 +246,9 @@ func bindPort(proto byte, host netip.AddrPort) (int, netip.AddrPort, error) {
 		if proto == unix.IPPROTO_SCTP && host.Port() != 0 {
 			return -1, host, nil // no SCTP sockets here; forwarding needs none
 		}
+		if proto == unix.IPPROTO_SCTP {
+			err = model.Refuse(errdefs.ErrInvalidArgument, "this kernel has no SCTP sockets to find a free port with (module sctp): name the host port, as in -p 8080:80/sctp")
+		}
 		return -1, host, err
 	}
 	if host.Addr().Is6() {
