@@ -355,6 +355,7 @@ type Change struct {
 type Exit struct {
 	Code      int       `json:"code"`
 	At        time.Time `json:"at"`
+	Signal    int       `json:"signal,omitempty"` // that ended it
 	OOMKilled bool      `json:"oomKilled,omitempty"`
 	Error     string    `json:"error,omitempty"`
 }

@@ -306,7 +306,7 @@ func TestSignals(t *testing.T) {
 	q := p.execRequest(b, false, "sleep", "60")
 	_, xs, xr := p.ask(q)
 	p.ask(guestapi.Request{Op: guestapi.OpSignal, Target: q.Process.ID, Signal: 9})
-	if _, _, e := p.output(xs, xr); e.Code != 137 {
+	if _, _, e := p.output(xs, xr); e.Code != 137 || e.Signal != 9 {
 		t.Errorf("exec: %+v", e)
 	}
 	_, _, _, err := p.try(guestapi.Request{Op: guestapi.OpSignal, Target: q.Process.ID, Signal: 9})

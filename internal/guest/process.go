@@ -232,7 +232,8 @@ func (p *process) wait() guestapi.Exit {
 	case err != nil:
 		e.Code, e.Error = 255, "the exit code is not known: "+err.Error()
 	case status.Signaled():
-		e.Code = 128 + int(status.Signal())
+		e.Signal = int(status.Signal())
+		e.Code = 128 + e.Signal
 	default:
 		e.Code = status.ExitStatus()
 	}

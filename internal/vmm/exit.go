@@ -21,6 +21,9 @@ func exitOf(b []byte) monitorapi.Exit {
 	if e.Code < 0 || e.Code > 255 {
 		e.Code = 255
 	}
+	if g.Signal > 0 && g.Signal <= 64 {
+		e.Signal = g.Signal
+	}
 	return e
 }
 
