@@ -60,6 +60,10 @@ func usable(c *model.Container) error {
 	return nil
 }
 
+// endingTime is how long a failed exec waits for the end of its container,
+// which would explain it.
+const endingTime = 500 * time.Millisecond
+
 // ExecCreate notes an exec to be started.
 func (x *execs) ExecCreate(_ context.Context, ref string, r model.ExecRequest) (string, error) {
 	e, err := x.index.find(ref)
@@ -168,7 +172,7 @@ func (x *execs) launch(ctx context.Context, ex *execution, c *model.Container, s
 	}
 	p, err := ex.e.exec(ctx, inst, spec)
 	if err != nil {
-		if inst.Pid() == 0 || ex.e.isDoomed() { // it ended meanwhile, whatever the exec met on the way
+		if !isStartError(err) && ending(ctx, ex.e, inst) { // whatever the exec met on the way
 			return nil, notRunning(ex.e.id)
 		}
 		return nil, err
@@ -177,6 +181,18 @@ func (x *execs) launch(ctx context.Context, ex *execution, c *model.Container, s
 	ex.proc, ex.pid = p, p.Pid()
 	ex.mu.Unlock()
 	return p, nil
+}
+
+// ending reports that a run ends just now: its exit may come a moment after the
+// processes in it.
+func ending(ctx context.Context, e *entry, inst driver.Instance) bool {
+	if inst.Pid() == 0 || e.isDoomed() {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, endingTime)
+	defer cancel()
+	_, err := inst.Wait(ctx)
+	return err == nil
 }
 
 // reap waits for the process.
