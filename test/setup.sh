@@ -21,7 +21,7 @@ mmdebstrap:mmdebstrap:makes the Debian image
 /bin/busybox:busybox-static:makes the small image (see busybox_is_static)
 jq:jq:reads inspect output
 ps:procps:shows host ids of processes
-curl:curl:asks the example's service
+curl:curl:asks the service of the example
 git:git:version of the build
 nsenter:util-linux:looks into namespaces
 qemu-system-x86_64:qemu-system-x86:runs virtual machines
