@@ -57,47 +57,7 @@ func files(t *testing.T, g Target) {
 	b.OpenStdin = true
 	i := start(t, g.Driver, b)
 	logged(t, b.Log.Path, "ready")
-	look := func() {
-		f, err := d.Files(ctxOf(t), b.ID, b.IDs, b.Rootfs)
-		must(t, err)
-		defer f.Close()
-		st, err := f.Stat(ctxOf(t), "/made")
-		if err != nil || st.Name != "made" || st.Size != 5 {
-			t.Errorf("stat %+v %v", st, err)
-		}
-		if _, err := f.Stat(ctxOf(t), "/nothing"); !errdefs.IsNotFound(err) {
-			t.Errorf("stat of nothing: %v", err)
-		}
-		rc, _, err := f.Get(ctxOf(t), "/made")
-		must(t, err)
-		if got := untar(t, rc)["made"]; got != "made\n" {
-			t.Errorf("read %q", got)
-		}
-		must(t, f.Put(ctxOf(t), "/tmp", model.PutOptions{}, oneFile(t, "put", "content\n")))
-		changes, err := f.Changes(ctxOf(t))
-		must(t, err)
-		var all []string
-		for _, c := range changes {
-			all = append(all, strconv.Itoa(int(c.Kind))+" "+c.Path)
-		}
-		for _, want := range []string{"1 /made", "2 /etc/group", "1 /tmp/put"} {
-			if !slices.Contains(all, want) {
-				t.Errorf("changes %q lack %q", all, want)
-			}
-		}
-		rc, err = f.Layer(ctxOf(t))
-		must(t, err)
-		layer := untar(t, rc)
-		if _, ok := layer["etc/.wh.group"]; !ok || layer["made"] != "made\n" {
-			t.Errorf("layer %q", layer)
-		}
-		rc, err = f.Export(ctxOf(t))
-		must(t, err)
-		if all := untar(t, rc); all["tmp/put"] != "content\n" || all["etc/passwd"] == "" {
-			t.Errorf("export has %d files", len(all))
-		}
-	}
-	look()
+	look(t, d, b)
 	s, err := i.Attach(ctxOf(t), true, true, false)
 	must(t, err)
 	_, err = io.WriteString(s, "x\n")
@@ -108,9 +68,52 @@ func files(t *testing.T, g Target) {
 	_ = s.Close()
 	wait(t, i)
 	must(t, g.Driver.Release(ctxOf(t), b.ID))
-	look()
+	look(t, d, b)
 	if err := i.Signal(ctxOf(t), syscall.SIGKILL); !errdefs.IsNotFound(err) {
 		t.Errorf("signal after the end, while somebody looks at the files: %v", err)
+	}
+}
+
+// look asks everything of an instance's files.
+func look(t *testing.T, d driver.Filer, b *model.Bundle) {
+	t.Helper()
+	f, err := d.Files(ctxOf(t), b.ID, b.IDs, b.Rootfs)
+	must(t, err)
+	defer f.Close()
+	st, err := f.Stat(ctxOf(t), "/made")
+	if err != nil || st.Name != "made" || st.Size != 5 {
+		t.Errorf("stat %+v %v", st, err)
+	}
+	if _, err := f.Stat(ctxOf(t), "/nothing"); !errdefs.IsNotFound(err) {
+		t.Errorf("stat of nothing: %v", err)
+	}
+	rc, _, err := f.Get(ctxOf(t), "/made")
+	must(t, err)
+	if got := untar(t, rc)["made"]; got != "made\n" {
+		t.Errorf("read %q", got)
+	}
+	must(t, f.Put(ctxOf(t), "/tmp", model.PutOptions{}, oneFile(t, "put", "content\n")))
+	changes, err := f.Changes(ctxOf(t))
+	must(t, err)
+	var all []string
+	for _, c := range changes {
+		all = append(all, strconv.Itoa(int(c.Kind))+" "+c.Path)
+	}
+	for _, want := range []string{"1 /made", "2 /etc/group", "1 /tmp/put"} {
+		if !slices.Contains(all, want) {
+			t.Errorf("changes %q lack %q", all, want)
+		}
+	}
+	rc, err = f.Layer(ctxOf(t))
+	must(t, err)
+	layer := untar(t, rc)
+	if _, ok := layer["etc/.wh.group"]; !ok || layer["made"] != "made\n" {
+		t.Errorf("layer %q", layer)
+	}
+	rc, err = f.Export(ctxOf(t))
+	must(t, err)
+	if all := untar(t, rc); all["tmp/put"] != "content\n" || all["etc/passwd"] == "" {
+		t.Errorf("export has %d files", len(all))
 	}
 }
 
