@@ -9,12 +9,10 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
 
-	"github.com/containerd/containerd/v2/pkg/archive"
 	"github.com/containerd/errdefs"
 	"github.com/cyphar/filepath-securejoin"
 	"golang.org/x/sys/unix"
@@ -44,8 +42,12 @@ type applier struct {
 // the digest of r covers every byte.
 func apply(ctx context.Context, root string, r io.Reader) (*applier, error) {
 	a := &applier{root: root, explicit: map[string]bool{}, passed: map[string]bool{}, white: map[string]bool{}}
-	_, err := archive.Apply(ctx, root, r, archive.WithFilter(a.see), archive.WithConvertWhiteout(a.whiteout))
+	x, err := newExtractor(root)
 	if err != nil {
+		return nil, err
+	}
+	defer x.close()
+	if err := a.extract(ctx, x, tar.NewReader(r)); err != nil {
 		if errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) {
 			return nil, model.Refuse(errdefs.ErrInvalidArgument, "layer is not a whole tar archive: %w", err)
 		}
@@ -54,12 +56,44 @@ func apply(ctx context.Context, root string, r io.Reader) (*applier, error) {
 	if _, err := io.Copy(io.Discard, r); err != nil {
 		return nil, err
 	}
-	return a, a.finish()
+	return a, a.finish(x)
 }
 
-// see looks at each header before it is unpacked.
-func (a *applier) see(h *tar.Header) (bool, error) {
-	name := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
+func (a *applier) extract(ctx context.Context, x *extractor, tr *tar.Reader) error {
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		name, wanted := a.see(h)
+		if !wanted {
+			continue
+		}
+		hidden, handled, err := x.whiteout(name)
+		if err != nil {
+			return fmt.Errorf("whiteout %.200q: %w", name, err)
+		}
+		if hidden != "" {
+			a.white[hidden] = true
+		}
+		if handled {
+			continue
+		}
+		if err := x.entry(name, h, tr); err != nil {
+			return err
+		}
+	}
+}
+
+// see looks at each header before it is unpacked and returns its clean name.
+func (a *applier) see(h *tar.Header) (name string, wanted bool) {
+	name = strings.TrimPrefix(path.Clean("/"+h.Name), "/")
 	// The overlay's own attributes are ours to set: a layer could redirect a
 	// directory with them.
 	for k := range h.PAXRecords {
@@ -71,10 +105,10 @@ func (a *applier) see(h *tar.Header) (bool, error) {
 		if h.Typeflag == tar.TypeDir {
 			a.top = h
 		}
-		return false, nil
+		return "", false
 	}
 	if strings.HasPrefix(path.Base(name), ".wh..wh.") && path.Base(name) != whiteoutOpaque {
-		return false, nil // aufs's own notes
+		return "", false // aufs's own notes
 	}
 	if h.Typeflag == tar.TypeDir {
 		a.explicit[name] = true
@@ -84,36 +118,18 @@ func (a *applier) see(h *tar.Header) (bool, error) {
 	for d := path.Dir(name); d != "." && !a.passed[d]; d = path.Dir(d) {
 		a.passed[d] = true
 	}
-	return true, nil
-}
-
-// whiteout turns .wh.NAME into what overlayfs has for it. A name that the
-// same layer also brings is that of the new file, in whichever order they come.
-func (a *applier) whiteout(h *tar.Header, p string) (bool, error) {
-	dir, base := filepath.Split(p)
-	if base == whiteoutOpaque {
-		return false, unix.Setxattr(dir, xattrOpaque, []byte{'y'}, 0)
-	}
-	if !strings.HasPrefix(base, whiteoutPrefix) {
-		return true, nil
-	}
-	target := filepath.Join(dir, base[len(whiteoutPrefix):])
-	a.white[target] = true
-	err := unix.Mknod(target, unix.S_IFCHR, 0)
-	if errors.Is(err, unix.EEXIST) {
-		return false, nil
-	}
-	return false, err
+	return name, true
 }
 
 // finish sets what later entries would have undone.
-func (a *applier) finish() error {
-	for p := range a.white {
-		if st, err := os.Lstat(p); err == nil && st.IsDir() {
-			if err := unix.Setxattr(p, xattrOpaque, []byte{'y'}, 0); err != nil {
-				return err
-			}
+func (a *applier) finish(x *extractor) error {
+	for name := range a.white {
+		if err := x.opaque(name); err != nil {
+			return err
 		}
+	}
+	if err := x.finish(); err != nil {
+		return err
 	}
 	if a.top == nil {
 		return nil
