@@ -229,6 +229,17 @@ func TestHostUsers(t *testing.T) {
 	}
 }
 
+// TestInitTerminal: the program of an init gets the terminal although it is not
+// in the terminal's group, whatever its starter does with SIGTTOU.
+func TestInitTerminal(t *testing.T) {
+	needRoot(t)
+	b := bundle(t, "sh", "-c", "echo end")
+	b.Init, b.Spec.Process.Terminal = true, true
+	if out := readConsole(t, startedWith(t, b, runtime.Files{})); out != "end\r\n" {
+		t.Errorf("got %q", out)
+	}
+}
+
 func TestInit(t *testing.T) {
 	needRoot(t)
 	b := bundle(t, "sh", "-c", "cat /proc/1/cmdline | grep -c wharf-init; grep CapBnd /proc/1/status; (sleep 0.01 &) ; echo $$; exit 5")
