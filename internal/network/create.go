@@ -138,6 +138,17 @@ func checkOptions(opts map[string]string) (warnings []string, _ error) {
 			}
 		case optBinding:
 			_, err = netip.ParseAddr(v)
+		case optHostIPv4, optHostIPv6:
+			var a netip.Addr
+			if a, err = netip.ParseAddr(v); err == nil && a.Is4() != (k == optHostIPv4) {
+				err = fmt.Errorf("the address is of the other IP version")
+			}
+		case optTrusted:
+			for _, link := range strings.Split(v, ":") {
+				if len(link) == 0 || len(link) > ifaceNameMax || strings.ContainsAny(link, "/ \t\n") {
+					err = fmt.Errorf("give names of interfaces, separated by colons")
+				}
+			}
 		case optName, optPrefix:
 			if len(v) == 0 || len(v) > ifaceNameMax || strings.ContainsAny(v, "/: \t\n") {
 				err = fmt.Errorf("a link's name has 1 to %d characters, without slash, colon and space", ifaceNameMax)

@@ -3,6 +3,7 @@ package network
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"sync"
 
 	"github.com/google/nftables"
@@ -34,7 +35,9 @@ type ruleNet struct {
 	icc        bool
 	masquerade bool
 	internal   bool
-	dns        uint16 // port of the network's name server, 0 without
+	dns        uint16       // port of the network's name server, 0 without
+	trusted    []string     // host interfaces from where every port is reached
+	from       []netip.Addr // addresses that containers' packets leave with, instead of the way out's
 }
 
 // portRule sends a host port to a container. An unspecified host address
@@ -202,6 +205,14 @@ func (r *Room) ruleset() ruleset {
 			continue
 		}
 		rn := ruleNet{bridge: n.link(), icc: n.flag(optICC), masquerade: n.flag(optMasquerade), internal: n.rec.Internal, dns: uint16(n.dnsAt.Load())}
+		if t := n.rec.Options[optTrusted]; t != "" {
+			rn.trusted = strings.Split(t, ":")
+		}
+		for _, o := range []string{optHostIPv4, optHostIPv6} {
+			if a, err := netip.ParseAddr(n.rec.Options[o]); err == nil {
+				rn.from = append(rn.from, a)
+			}
+		}
 		for _, c := range n.rec.IPAM.Config {
 			rn.subnets = append(rn.subnets, c.Subnet)
 		}

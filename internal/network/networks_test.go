@@ -64,7 +64,7 @@ func TestCreateRefusals(t *testing.T) {
 		{network.CreateRequest{Name: "x", Options: map[string]string{optMTU: "many"}}, `invalid value "many"`, errdefs.IsInvalidArgument},
 		{network.CreateRequest{Name: "x", Options: map[string]string{optName: "much-too-long-a-name"}}, "characters", errdefs.IsInvalidArgument},
 		{network.CreateRequest{Name: "x", Options: map[string]string{optName: "wharf0"}}, "is used by network bridge", errdefs.IsConflict},
-		{network.CreateRequest{Name: "x", Options: map[string]string{"com.docker.network.bridge.trusted_host_interfaces": "y"}}, "trusted_host", errdefs.IsNotImplemented},
+		{network.CreateRequest{Name: "x", Options: map[string]string{"com.docker.network.bridge.inhibit_ipv4": "y"}}, "inhibit_ipv4", errdefs.IsNotImplemented},
 	} {
 		_, err := r.Create(bg, c.q)
 		if err == nil || !c.is(err) || !strings.Contains(err.Error(), c.text) {

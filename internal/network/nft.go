@@ -68,6 +68,9 @@ func (b *tableBuilder) forward(nets []ruleNet, closed *nftables.Set) {
 			v = drop
 		}
 		b.rule(c, iif(), name(n.bridge), oif(), name(n.bridge), v)
+		for _, link := range n.trusted {
+			b.rule(c, iif(), name(link), oif(), name(n.bridge), accept)
+		}
 	}
 	b.rule(c, iif(), in(b.bridges), oif(), in(b.bridges), drop)
 	b.rule(c, iif(), in(closed), drop)
@@ -85,10 +88,28 @@ func (b *tableBuilder) postrouting(nets []ruleNet) {
 		for _, s := range n.subnets {
 			b.rule(c, oif(), name(n.bridge), saddr(s), ctDNAT(), masq)
 			if n.masquerade && !n.internal {
-				b.rule(c, saddr(s), oif(), notName(n.bridge), masq)
+				b.rule(c, saddr(s), oif(), notName(n.bridge), n.leaveBy(s))
 			}
 		}
 	}
+}
+
+// leaveBy gives packets of a subnet the address that they leave with.
+func (n ruleNet) leaveBy(s netip.Prefix) part {
+	for _, a := range n.from {
+		if a.Is4() != s.Addr().Is4() {
+			continue
+		}
+		family := uint32(unix.NFPROTO_IPV6)
+		if a.Is4() {
+			family = unix.NFPROTO_IPV4
+		}
+		return part{
+			&expr.Immediate{Register: 1, Data: a.AsSlice()},
+			&expr.NAT{Type: expr.NATTypeSourceNAT, Family: family, RegAddrMin: 1},
+		}
+	}
+	return part{&expr.Masq{}}
 }
 
 // The maps of published ports, by family and by whether the host address
