@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -8,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
+	"github.com/moby/moby/api/types/network"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -113,5 +115,30 @@ func TestImageMount(t *testing.T) {
 	in.Request.APIVersion = "1.47"
 	if _, _, err := Create(in, full(), defaults()); err == nil || !strings.Contains(err.Error(), "needs API v1.48") {
 		t.Errorf("old version: %v", err)
+	}
+}
+
+// A request that names networks gets those, whatever the mode says.
+func TestNamedNetworks(t *testing.T) {
+	for _, c := range []struct {
+		mode  container.NetworkMode
+		named []string
+		want  []string
+	}{
+		{"bridge", nil, []string{"bridge"}}, {"bridge", []string{"own"}, []string{"own"}}, {"bridge", []string{"bridge", "own"}, []string{"bridge", "own"}},
+		{"own", nil, []string{"own"}}, {"own", []string{"own", "more"}, []string{"more", "own"}},
+	} {
+		in := input(&container.Config{Cmd: []string{"x"}}, &container.HostConfig{NetworkMode: c.mode})
+		in.Request.Networking = &network.NetworkingConfig{EndpointsConfig: map[string]*network.EndpointSettings{}}
+		for _, n := range c.named {
+			in.Request.Networking.EndpointsConfig[n] = &network.EndpointSettings{}
+		}
+		got, _, err := Create(in, full(), defaults())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(c.want, slices.Sorted(maps.Keys(got.Endpoints))); d != "" {
+			t.Errorf("%s %v: %s", c.mode, c.named, d)
+		}
 	}
 }

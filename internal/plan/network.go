@@ -50,11 +50,17 @@ func (cr *creation) endpoints() error {
 		}
 		return cr.links()
 	}
-	if want[mode.NetworkName()] == nil {
+	// As with Docker the mode's own network is joined only when no network is
+	// named: testcontainers leaves the mode at default and names another.
+	if len(want) == 0 {
 		want[mode.NetworkName()] = &network.EndpointSettings{}
 	}
 	cr.c.Endpoints = want
-	if err := cr.interfaceSysctls(want[mode.NetworkName()]); err != nil {
+	main := want[mode.NetworkName()]
+	if main == nil {
+		main = want[slices.Sorted(maps.Keys(want))[0]] // eth0
+	}
+	if err := cr.interfaceSysctls(main); err != nil {
 		return err
 	}
 	return cr.links()
