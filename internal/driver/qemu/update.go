@@ -1,0 +1,51 @@
+package qemu
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"runtime"
+
+	"github.com/containerd/errdefs"
+	units "github.com/docker/go-units"
+	"github.com/moby/moby/api/types/container"
+
+	"wharf/api/guestapi"
+	"wharf/internal/runtime/cgroup"
+)
+
+// Update changes live limits: CPU time and disks around QEMU, memory and
+// processes inside. A machine's size is that of its start: more than it has
+// takes a restart, and the error says so.
+func (i *instance) Update(ctx context.Context, r container.Resources) error {
+	b, err := i.Bundle()
+	if err != nil {
+		return err
+	}
+	memory, cpus := i.d.m.o.Memory, runtime.NumCPU()
+	if s := b.Spec.Linux.Resources; s != nil {
+		memory, cpus = size(s, memory, cpus)
+	}
+	want := cgroup.FromDocker(&r)
+	if _, n := size(want, 0, 1); n > cpus {
+		return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("the virtual machine has %d processors and cannot get more while it runs: stop the container, update it, and start it", cpus))
+	}
+	if r.Memory > 0 && r.Memory+guestExtra > memory {
+		return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("the virtual machine has %s of memory and cannot get more while it runs: stop the container, update it, and start it", units.BytesSize(float64(memory-guestExtra))))
+	}
+	if in := guestResources(want); in.Memory != nil || in.Pids != nil {
+		text, err := json.Marshal(in)
+		if err != nil {
+			return err
+		}
+		if _, err := i.ask(ctx, guestapi.Request{Op: guestapi.OpUpdate, Update: &guestapi.Update{Resources: text}}); err != nil {
+			return err
+		}
+	}
+	want.Memory, want.Pids, want.HugepageLimits = nil, nil, nil
+	g, err := i.Group()
+	if err != nil {
+		return err
+	}
+	return g.Update(want)
+}
