@@ -18,8 +18,24 @@ import (
 // openBuilds makes the build room, which sets nothing up before the first
 // build.
 func openBuilds(c *config.Config, images *image.Store, engine *lifecycle.Engine) (*build.Room, error) {
+	var disk unix.Statfs_t
+	if err := unix.Statfs(c.DataRoot, &disk); err != nil {
+		return nil, fmt.Errorf("statfs %s: %w", c.DataRoot, err)
+	}
+	def, rules, err := c.Builder.Spaces(int64(disk.Blocks) * disk.Bsize)
+	if err != nil {
+		return nil, err
+	}
+	gc := build.GC{Off: c.Builder.GC.Enabled != nil && !*c.Builder.GC.Enabled, Reserved: def.Reserved, Max: def.Max, MinFree: def.MinFree}
+	for _, p := range rules {
+		gc.Policies = append(gc.Policies, build.Policy{
+			Filters: p.Filters, All: p.All, KeepFor: p.UnusedFor, Reserved: p.Reserved, Max: p.Max, MinFree: p.MinFree,
+		})
+	}
+	may := c.Builder.Entitlements
 	return build.New(build.Options{
-		Root: filepath.Join(c.DataRoot, "build"), Namespace: image.Namespace, Images: images, Steps: engine, Version: release(),
+		Root: filepath.Join(c.DataRoot, "build"), Namespace: image.Namespace, Images: images, Steps: engine, Version: release(), GC: gc,
+		Insecure: may.SecurityInsecure != nil && *may.SecurityInsecure, NoHostNetwork: may.NetworkHost != nil && !*may.NetworkHost,
 	})
 }
 

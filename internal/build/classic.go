@@ -11,6 +11,7 @@ import (
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	"github.com/moby/buildkit/session/upload/uploadprovider"
+	"github.com/moby/buildkit/util/entitlements"
 
 	"wharf/internal/model"
 )
@@ -67,6 +68,9 @@ func (r *Room) Build(ctx context.Context, q model.BuildRequest, body io.Reader, 
 	opt, err := solveOptions(q)
 	if err != nil {
 		return err
+	}
+	if !r.opts.NoHostNetwork {
+		opt.AllowedEntitlements = []string{string(entitlements.EntitlementNetworkHost)}
 	}
 	up := uploadprovider.New()
 	switch {
@@ -143,7 +147,7 @@ func solveOptions(q model.BuildRequest) (client.SolveOpt, error) {
 	}
 	set("ulimit", strings.Join(limits, ","))
 
-	opt := client.SolveOpt{Frontend: "dockerfile.v0", FrontendAttrs: a, AllowedEntitlements: []string{"network.host"}}
+	opt := client.SolveOpt{Frontend: "dockerfile.v0", FrontendAttrs: a}
 	for _, ref := range q.CacheFrom {
 		opt.CacheImports = append(opt.CacheImports, client.CacheOptionsEntry{Type: "registry", Attrs: map[string]string{"ref": ref}})
 	}

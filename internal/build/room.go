@@ -52,8 +52,9 @@ type Options struct {
 	Steps     Steps
 	GC        GC
 	Version   string // of wharf, shown to clients
-	// Insecure allows --allow security.insecure and network.host.
-	Insecure bool
+	// Insecure allows RUN --security=insecure, NoHostNetwork refuses
+	// RUN --network=host.
+	Insecure, NoHostNetwork bool
 }
 
 // Room builds images. Its methods are safe for concurrent use.

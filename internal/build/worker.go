@@ -30,6 +30,7 @@ import (
 	"github.com/moby/buildkit/solver"
 	"github.com/moby/buildkit/solver/bboltcachestorage"
 	"github.com/moby/buildkit/util/archutil"
+	"github.com/moby/buildkit/util/entitlements"
 	"github.com/moby/buildkit/util/leaseutil"
 	bkworker "github.com/moby/buildkit/worker"
 	"github.com/moby/buildkit/worker/base"
@@ -177,11 +178,16 @@ func (r *Room) newController(k *kit) (*control.Controller, error) {
 	})
 }
 
+// entitlements are what a build may ask for.
 func (r *Room) entitlements() []string {
-	if r.opts.Insecure {
-		return []string{"network.host", "security.insecure"}
+	var out []string
+	if !r.opts.NoHostNetwork {
+		out = append(out, string(entitlements.EntitlementNetworkHost))
 	}
-	return []string{"network.host"}
+	if r.opts.Insecure {
+		out = append(out, string(entitlements.EntitlementSecurityInsecure))
+	}
+	return out
 }
 
 // frontends: Dockerfiles are read by the built-in one, also where their

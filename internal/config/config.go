@@ -99,6 +99,8 @@ type Config struct {
 	VMGuest          string   `json:"vm-guest" flag:"vm-guest" help:"path of wharf-guest"`
 	VMDebug          bool     `json:"vm-debug" flag:"vm-debug" help:"virtual machines' kernels say more on their consoles"`
 
+	Builder Builder `json:"builder" flag:"-" help:"gc of the build cache (enabled, defaultReservedSpace, defaultMaxUsedSpace, defaultMinFreeSpace, policy), entitlements (network-host, security-insecure): docs/build.md"`
+
 	TrashMaxAge   string `json:"trash-max-age" flag:"trash-max-age" help:"how long removed containers and volumes can come back (24h); 0 turns the trash off" reload:"yes"`
 	TrashMaxSize  string `json:"trash-max-size" flag:"trash-max-size" help:"how much the trash may hold, as a part of the file system (10%) or bytes (20g); 0 turns it off" reload:"yes"`
 	TrashMaxCount int    `json:"trash-max-count" flag:"trash-max-count" help:"how many removed containers the trash may hold, beside a fifth of it for those with --rm, and how many volumes; 0 turns it off" reload:"yes"`
@@ -178,7 +180,7 @@ type Ulimits map[string]*units.Ulimit
 
 // field is one option.
 type field struct {
-	key, flag, short, help string
+	key, flag, short, help string // flag is "-" for what stands in the file only
 	reload                 bool
 	value                  reflect.Value
 }

@@ -32,6 +32,9 @@ These tables are made from the sources: ` + "`go test ./internal/config -update`
 		if f.reload {
 			reload = "yes"
 		}
+		if f.flag == "-" {
+			name = ""
+		}
 		if f.short != "" {
 			name += ", -" + f.short
 		}

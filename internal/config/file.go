@@ -43,7 +43,6 @@ var absent = map[string]string{
 	"node-generic-resource":            "swarm is not there yet",
 	"storage-opts":                     "overlay needs no options",
 	"storage-opt":                      "overlay needs no options",
-	"builder":                          "builds are not there yet",
 	"max-download-attempts":            "a broken download goes on where it was, three times; leave it out",
 	"oom-score-adjust":                 "set OOMScoreAdjust= in the unit",
 	"cpu-rt-period":                    "set it per container with --cpu-rt-period",

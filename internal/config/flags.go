@@ -24,7 +24,9 @@ func parseFlags(c *Config, args []string) (*pflag.FlagSet, error) {
 	fs.BoolVar(&c.Validate, "validate", false, "check the configuration and leave")
 	fs.BoolVarP(&c.Version, "version", "v", false, "print the version and leave")
 	for _, f := range fields(c) {
-		addFlag(fs, f)
+		if f.flag != "-" {
+			addFlag(fs, f)
+		}
 	}
 	for name := range absent {
 		if fs.Lookup(name) == nil {

@@ -214,9 +214,9 @@ func TestAbsent(t *testing.T) {
 		{"GET", "/services", 503, "This node is not a swarm manager"},
 		{"POST", "/swarm/init", 501, "swarm mode"},
 		{"POST", "/swarm/leave", 503, "not part of a swarm"},
-		{"POST", "/build", 501, "building images"},
-		{"POST", "/build/prune", 200, ""},
-		{"POST", "/session", 501, "building images"},
+		{"POST", "/build", 501, "build room"},
+		{"POST", "/build/prune", 501, "build room"},
+		{"POST", "/session", 501, "build room"},
 		{"GET", "/images/search", 501, "image room"},
 		{"GET", "/containers/x/checkpoints", 501, "checkpoint"},
 	} {
