@@ -28,6 +28,8 @@ if [ "${1:-}" = --remove ]; then
 	! ours "$DESTDIR$plugin" || rm -f "$DESTDIR$plugin"
 	rmdir "$DESTDIR$PREFIX/lib/docker/cli-plugins" "$DESTDIR$PREFIX/lib/docker" 2>/dev/null || true
 	for f in "${files[@]}"; do rm -f "$DESTDIR$f"; done
+	rm -rf "$DESTDIR$PREFIX/lib/wharf/own"
+	rmdir "$DESTDIR$PREFIX/lib/wharf" 2>/dev/null || true
 	rmdir "$DESTDIR$sharedir/wharf" "$DESTDIR$sharedir/doc/wharf" 2>/dev/null || true
 	echo "removed; /var/lib/wharf and /etc/wharf stay"
 	exit 0
@@ -35,6 +37,12 @@ fi
 
 put() { install -D -m "$1" "$2" "$DESTDIR$3"; }
 for b in wharf wharf-compose wharfd wharf-monitor wharf-logger wharf-oci wharf-vmm wharf-guest; do put 755 "bin/$b" "$bindir/$b"; done
+
+# wharf's own kernel for virtual machines, when it was built (make kernel).
+if [ -s .cache/kernel/out/vmlinux ]; then
+	put 644 .cache/kernel/out/vmlinux "$PREFIX/lib/wharf/own/vmlinux"
+	(cd .cache/kernel/out && find modules -type f) | while read -r f; do put 644 ".cache/kernel/out/$f" "$PREFIX/lib/wharf/own/$f"; done
+fi
 
 theirs=
 for d in /usr/local/lib /usr/local/libexec /usr/lib /usr/libexec; do

@@ -196,9 +196,13 @@ func TestFind(t *testing.T) {
 	if _, err := p.find("/nowhere", ""); !errors.Is(err, errdefs.ErrInvalidArgument) {
 		t.Errorf("configured: %v", err)
 	}
-	write(t, p.own, "x")
-	if k, err := p.find("", ""); err != nil || k.Path != p.own || k.Modules != "" {
+	write(t, filepath.Join(p.own, "vmlinux"), "x")
+	if k, err := p.find("", ""); err != nil || filepath.Dir(k.Path) != p.own || k.Modules != "" {
 		t.Errorf("own: %+v %v", k, err)
+	}
+	write(t, filepath.Join(p.own, "modules", builtinList), "")
+	if k, err := p.find("", ""); err != nil || k.Modules != filepath.Join(p.own, "modules") {
+		t.Errorf("own with modules: %+v %v", k, err)
 	}
 }
 

@@ -14,9 +14,9 @@
 // # Which kernel
 //
 // The configured one; else wharf's own ("make kernel"), else the newest
-// /boot/vmlinuz-*-cloud-amd64 (Debian's linux-image-cloud-amd64), else the
-// newest kernel in /boot that is Debian's and has modules. A vmlinux (ELF) is
-// taken as it is.
+// /boot/vmlinuz-*-cloud-amd64 (Debian's linux-image-cloud-amd64), else one that
+// lies unpacked below OwnRoot, else the newest kernel in /boot that has modules.
+// A vmlinux (ELF) is taken as it is.
 //
 // # Never
 //

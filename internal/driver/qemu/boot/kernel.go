@@ -12,12 +12,13 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// OwnKernel is where "make kernel" puts wharf's own kernel, which has everything
-// built in. Below OwnRoot a distribution's kernel may lie unpacked (boot/,
-// lib/modules/) where nobody wants it installed.
+// OwnDir is where an installation puts wharf's own kernel ("make kernel"):
+// vmlinux, and in modules/ the few drivers that are loaded late. Below
+// OwnRoot a distribution's kernel may lie unpacked (boot/, lib/modules/) where
+// nobody wants it installed.
 const (
-	OwnKernel = "/usr/lib/wharf/vmlinux"
-	OwnRoot   = "/usr/lib/wharf/kernel"
+	OwnDir  = "/usr/lib/wharf/own"
+	OwnRoot = "/usr/lib/wharf/kernel"
 )
 
 // Kernel is one that was found.
@@ -30,7 +31,7 @@ type Kernel struct {
 
 // places are where kernels are looked for; tests have their own.
 type places struct {
-	own   string
+	own   string // directory
 	roots []root
 }
 
@@ -40,7 +41,7 @@ type root struct {
 }
 
 func machinePlaces() places {
-	return places{own: OwnKernel, roots: []root{
+	return places{own: OwnDir, roots: []root{
 		{"/boot", []string{"/lib/modules", "/usr/lib/modules"}},
 		{OwnRoot + "/boot", []string{OwnRoot + "/lib/modules", OwnRoot + "/usr/lib/modules"}},
 	}}
@@ -56,8 +57,11 @@ func (p places) find(configured, modules string) (Kernel, error) {
 	if configured != "" {
 		return p.configured(configured, modules)
 	}
-	if _, err := os.Stat(p.own); err == nil {
-		return Kernel{Path: p.own, Release: "own", Why: "wharf's own kernel (make kernel)"}, nil
+	if k := (Kernel{Path: filepath.Join(p.own, "vmlinux"), Release: "own", Why: "wharf's own kernel (make kernel)"}); exists(k.Path) {
+		if m := filepath.Join(p.own, "modules"); exists(filepath.Join(m, builtinList)) {
+			k.Modules = m
+		}
+		return k, nil
 	}
 	for _, suffix := range []string{"-cloud-" + runtime.GOARCH, "-" + runtime.GOARCH, ""} {
 		for _, r := range p.roots {
@@ -120,11 +124,19 @@ func (r root) newest(suffix string) (Kernel, error) {
 func (r root) modulesOf(release string) string {
 	for _, dir := range r.modules {
 		m := filepath.Join(dir, release)
-		if _, err := os.Stat(filepath.Join(m, "modules.builtin")); err == nil {
+		if exists(filepath.Join(m, builtinList)) {
 			return m
 		}
 	}
 	return ""
+}
+
+// builtinList is in every directory of modules.
+const builtinList = "modules.builtin"
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // versionLess orders names by their numbers: 6.1.0-9 is before 6.1.0-10.

@@ -67,7 +67,7 @@ func readModules(dir string) (*moduleTree, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = eachLine(filepath.Join(dir, "modules.builtin"), func(line string) { t.builtin[moduleName(line)] = true })
+	err = eachLine(filepath.Join(dir, builtinList), func(line string) { t.builtin[moduleName(line)] = true })
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
