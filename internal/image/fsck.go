@@ -10,6 +10,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/moby/sys/mountinfo"
 	"github.com/opencontainers/go-digest"
@@ -147,29 +148,51 @@ func (s *Store) fsckBlobs(ctx context.Context) ([]model.Finding, error) {
 	if err != nil {
 		return nil, err
 	}
-	var out []model.Finding
-	err = s.cs.Walk(ctx, func(i content.Info) error {
-		size, ok := files[i.Digest]
-		delete(files, i.Digest)
-		f := model.Finding{Thing: thingBlob, Name: i.Digest.String(), Remedy: "forget it, so that the next pull or load brings it again"}
-		switch {
-		case !ok:
-			if _, err := s.blobs.Info(ctx, i.Digest); err == nil {
-				return nil // came meanwhile
-			}
-			f.Detail = "recorded, but its file is gone: images that need it cannot be saved, pushed or unpacked"
-		case size != i.Size:
-			f.Detail = fmt.Sprintf("its file has %d bytes instead of %d", size, i.Size)
-		default:
-			return nil
-		}
-		out = append(out, f)
-		return nil
-	})
-	for d := range files {
-		out = append(out, model.Finding{Thing: thingBlob, Name: d.String(), Detail: "file of a blob that nothing refers to", Remedy: "remove it"})
+	all, err := s.namespaces(ctx)
+	if err != nil {
+		return nil, err
 	}
-	return out, err
+	var out []model.Finding
+	recorded := map[digest.Digest]bool{}
+	for _, ns := range all {
+		err := s.cs.Walk(namespaces.WithNamespace(ctx, ns), func(i content.Info) error {
+			if recorded[i.Digest] {
+				return nil
+			}
+			recorded[i.Digest] = true
+			if f, bad := s.fsckBlob(ctx, i, files); bad {
+				out = append(out, f)
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	for d := range files {
+		if !recorded[d] {
+			out = append(out, model.Finding{Thing: thingBlob, Name: d.String(), Detail: "file of a blob that nothing refers to", Remedy: "remove it"})
+		}
+	}
+	return out, nil
+}
+
+// fsckBlob compares what is recorded of a blob with its file.
+func (s *Store) fsckBlob(ctx context.Context, i content.Info, files map[digest.Digest]int64) (model.Finding, bool) {
+	size, ok := files[i.Digest]
+	f := model.Finding{Thing: thingBlob, Name: i.Digest.String(), Remedy: "forget it, so that the next pull or load brings it again"}
+	switch {
+	case !ok:
+		if _, err := s.blobs.Info(ctx, i.Digest); err == nil {
+			return f, false // came meanwhile
+		}
+		f.Detail = "recorded, but its file is gone: images that need it cannot be saved, pushed or unpacked"
+	case size != i.Size:
+		f.Detail = fmt.Sprintf("its file has %d bytes instead of %d", size, i.Size)
+	default:
+		return f, false
+	}
+	return f, true
 }
 
 // fsckNames finds names whose image is not there.
@@ -254,15 +277,25 @@ func (s *Store) repairWritable(ctx context.Context, f model.Finding) error {
 
 // repairBlob removes the half that is without the other.
 func (s *Store) repairBlob(ctx context.Context, d digest.Digest) error {
-	_, recorded := s.cs.Info(ctx, d)
-	info, there := s.blobs.Info(ctx, d)
-	if recorded == nil {
+	all, err := s.namespaces(ctx)
+	if err != nil {
+		return err
+	}
+	recorded := false
+	for _, ns := range all {
+		ctx := namespaces.WithNamespace(ctx, ns)
+		if _, err := s.cs.Info(ctx, d); err != nil {
+			continue
+		}
+		recorded = true
 		if err := s.cs.Delete(ctx, d); err != nil {
 			return err
 		}
+	}
+	if recorded {
 		return s.Collect(ctx)
 	}
-	if there == nil {
+	if info, err := s.blobs.Info(ctx, d); err == nil {
 		return s.blobs.Delete(ctx, info.Digest)
 	}
 	return nil

@@ -239,17 +239,8 @@ func (s *Store) Close() error {
 // sweep clears what a crash left: leases of operations that are gone, stale
 // mounts, half-removed layers; then lets the collector look in the background.
 func (s *Store) sweep(ctx context.Context) error {
-	ctx = s.ctx(ctx)
-	ls, err := s.leases.List(ctx)
-	if err != nil {
+	if err := s.dropLeases(ctx); err != nil {
 		return err
-	}
-	for _, l := range ls {
-		if _, ours := l.Labels[leaseLabel]; ours {
-			if err := s.leases.Delete(ctx, l); err != nil && !errdefs.IsNotFound(err) {
-				return err
-			}
-		}
 	}
 	if err := s.mounts.sweep(); err != nil {
 		return err
@@ -257,6 +248,45 @@ func (s *Store) sweep(ctx context.Context) error {
 	s.trash.sweep()
 	s.gc.later()
 	return nil
+}
+
+// temporaryLease marks what BuildKit holds while a build runs.
+const temporaryLease = "buildkit/lease.temporary"
+
+// dropLeases drops those of a dead daemon's operations and builds.
+func (s *Store) dropLeases(ctx context.Context) error {
+	all, err := s.namespaces(ctx)
+	if err != nil {
+		return err
+	}
+	for _, ns := range all {
+		ctx := namespaces.WithNamespace(ctx, ns)
+		ls, err := s.leases.List(ctx)
+		if err != nil {
+			return err
+		}
+		for _, l := range ls {
+			_, ours := l.Labels[leaseLabel]
+			_, build := l.Labels[temporaryLease]
+			if !ours && !build {
+				continue
+			}
+			if err := s.leases.Delete(ctx, l); err != nil && !errdefs.IsNotFound(err) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// namespaces lists those of the metadata: BuildKit keeps the history of builds
+// in one beside ours.
+func (s *Store) namespaces(ctx context.Context) (out []string, err error) {
+	err = s.db.View(func(tx *bolt.Tx) error {
+		out, err = metadata.NewNamespaceStore(tx).List(ctx)
+		return err
+	})
+	return out, err
 }
 
 // What follows is for the build room, which keeps its cache in the same
