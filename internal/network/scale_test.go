@@ -4,9 +4,11 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
 
 	"wharf/internal/model"
@@ -34,6 +36,17 @@ func TestThousandEndpoints(t *testing.T) {
 		d = slices.Clone(d)
 		slices.Sort(d)
 		return d[len(d)/2]
+	}
+	for n := 1000; ; n++ { // on to the end of the bridge
+		f := emptyNetns(t)
+		defer func() { _ = f.Close() }()
+		q := model.AttachNetworks{ID: model.NewID(), Netns: "/proc/self/fd/" + strconv.Itoa(int(f.Fd())), Want: map[string]*network.EndpointSettings{"many": {}}}
+		if _, err := r.Attach(bg, q); err != nil {
+			if n != bridgePorts || !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), "1023 ports") {
+				t.Errorf("endpoint %d: %v", n+1, err)
+			}
+			break
+		}
 	}
 	first, last := median(took[:100]), median(took[900:])
 	t.Logf("attach: first hundred %v, last hundred %v (%.2f)", first, last, float64(last)/float64(first))
