@@ -38,7 +38,8 @@ func Main(version string) int {
 		say("%v", err)
 		return 1
 	}
-	say("ready after %v", uptime().Round(time.Millisecond))
+	say("ready %v after power on, %v after its own start, of which modules took %v", uptime().Round(time.Millisecond),
+		time.Since(a.began).Round(time.Millisecond), m.loading.Round(time.Millisecond))
 	say("channel: %v", a.channel(&port{dev: dev}))
 	return 1
 }
@@ -55,8 +56,9 @@ func layout() cgroup.Layout {
 
 // pid1 is the real machine.
 type pid1 struct {
-	late sync.Once
-	err  error
+	late    sync.Once
+	err     error
+	loading time.Duration // of modules
 }
 
 // setup mounts what every process expects and loads the early drivers.
@@ -106,9 +108,11 @@ func (m *pid1) setup() error {
 	if err := os.MkdirAll(guestapi.RunDir, 0o700); err != nil {
 		return err
 	}
+	began := time.Now()
 	if err := loadModules("early"); err != nil {
 		return err
 	}
+	m.loading = time.Since(began)
 	return loopbackUp()
 }
 
