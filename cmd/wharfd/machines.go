@@ -35,7 +35,7 @@ func openMachines(c *config.Config) (*qemu.Driver, error) {
 		ExecRoot: c.ExecRoot, CgroupParent: strings.TrimPrefix(c.CgroupParent, "/"),
 		Boot:   boot.New(bootOptions(c)),
 		Accel:  p.Accel,
-		Memory: int64(c.VMMemory), IDs: model.IDRange{Host: c.IDBase, Size: 65536}, Debug: c.VMDebug,
+		Memory: int64(c.VMMemory), IDs: model.IDRange{Host: c.IDBase, Size: 65536}, Debug: c.VMDebug, NoTemplates: !c.VMTemplates,
 	})
 }
 

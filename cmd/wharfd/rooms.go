@@ -78,6 +78,9 @@ func openRooms(ctx context.Context, c *config.Config, live *atomic.Pointer[confi
 	if err != nil {
 		return nil, err
 	}
+	if vms != nil {
+		held.Push(vms.Close)
+	}
 	r.facts = <-facts
 	for _, w := range host.Warnings(r.facts) {
 		slog.Warn(strings.TrimPrefix(w, "WARNING: "))

@@ -97,6 +97,7 @@ type Config struct {
 	VMVirtiofsd      string   `json:"vm-virtiofsd" flag:"vm-virtiofsd" help:"path of virtiofsd"`
 	VMHolder         string   `json:"vm-holder" flag:"vm-holder" help:"path of wharf-vmm"`
 	VMGuest          string   `json:"vm-guest" flag:"vm-guest" help:"path of wharf-guest"`
+	VMTemplates      bool     `json:"vm-templates" flag:"vm-templates" help:"keep booted machines in memory that others are cloned from"`
 	VMDebug          bool     `json:"vm-debug" flag:"vm-debug" help:"virtual machines' kernels say more on their consoles"`
 
 	Builder Builder `json:"builder" flag:"-" help:"gc of the build cache (enabled, defaultReservedSpace, defaultMaxUsedSpace, defaultMinFreeSpace, policy), entitlements (network-host, security-insecure): docs/build.md"`
@@ -134,7 +135,7 @@ func Default() *Config {
 		DefaultShmSize: 64 << 20, DefaultIpcMode: "private", DefaultRuntime: "wharf", CgroupParent: "/wharf",
 		CDISpecDirs: []string{"/etc/cdi", "/var/run/cdi"},
 		IDBase:      1_000_000, MaxConcurrentDownloads: 3, MaxConcurrentUploads: 5,
-		DefaultIsolation: "container", VM: true, VMAccelerator: "auto", VMMemory: 512 << 20,
+		DefaultIsolation: "container", VM: true, VMTemplates: true, VMAccelerator: "auto", VMMemory: 512 << 20,
 		TrashMaxAge: "24h", TrashMaxSize: "10%", TrashMaxCount: 1000, TrashMinFree: "2%",
 		ShutdownTimeout: 15, LiveRestore: true,
 	}

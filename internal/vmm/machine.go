@@ -66,7 +66,7 @@ func start(spec *vmmapi.Machine, f monitor.Files) (_ *machine, err error) {
 		always.Push(end.Close)
 		sockets[spec.Shares[i].Name] = end
 	}
-	extra, err := m.files(sockets, &u, &always)
+	extra, err := m.files(f.More, sockets, &u, &always)
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +91,7 @@ func start(spec *vmmapi.Machine, f monitor.Files) (_ *machine, err error) {
 }
 
 // files opens QEMU's descriptors, in the order in which the driver named them.
-func (m *machine) files(shares map[string]*os.File, u, always *undo.Stack) ([]*os.File, error) {
+func (m *machine) files(given, shares map[string]*os.File, u, always *undo.Stack) ([]*os.File, error) {
 	var extra []*os.File
 	for _, x := range m.spec.Files {
 		var theirs *os.File
@@ -103,6 +103,10 @@ func (m *machine) files(shares map[string]*os.File, u, always *undo.Stack) ([]*o
 				flag = os.O_RDONLY
 			}
 			theirs, err = os.OpenFile(x.Path, flag, 0)
+		case vmmapi.FileGiven:
+			if theirs = given[x.Name]; theirs == nil {
+				err = fmt.Errorf("the descriptor %s did not come", x.Name)
+			}
 		case vmmapi.FileTap:
 			if theirs, err = OpenTap(x.Name); err != nil {
 				err = fmt.Errorf("tap %s: %w", x.Name, err)
@@ -221,7 +225,11 @@ func (m *machine) greet() error {
 		}
 		done <- err
 	}()
-	t := time.NewTimer(m.spec.BootTime)
+	limit := m.spec.BootTime
+	if m.spec.Incoming != 0 {
+		limit = resumeTime
+	}
+	t := time.NewTimer(limit)
 	defer t.Stop()
 	var err error
 	select {
@@ -229,7 +237,7 @@ func (m *machine) greet() error {
 	case <-m.down:
 		return errors.New(m.lost())
 	case <-t.C:
-		m.end(fmt.Sprintf("the machine did not answer within %v of its start", m.spec.BootTime))
+		m.end(fmt.Sprintf("the machine did not answer within %v of its start", limit))
 		return errors.New(m.lost())
 	}
 	if err != nil {
@@ -240,6 +248,6 @@ func (m *machine) greet() error {
 		}
 		return fmt.Errorf("greet the agent: %w", err)
 	}
-	m.session, err = yamux.Client(m.agent, session())
+	m.session, err = yamux.Client(newGuard(m.agent), session())
 	return err
 }

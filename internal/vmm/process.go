@@ -98,7 +98,7 @@ func (p *process) Trace() []monitorapi.Step {
 
 // Start starts the process in the guest.
 func (p *process) Start() error {
-	if p.id == "" && p.m.spec.Helper {
+	if p.id == "" && (p.m.spec.Helper || p.m.spec.Save) {
 		go func() {
 			<-p.m.down
 			p.exit = monitorapi.Exit{At: time.Now().UTC()}

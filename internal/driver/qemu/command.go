@@ -3,9 +3,9 @@ package qemu
 import (
 	"fmt"
 	"strconv"
-	"strings"
 
 	"wharf/api/guestapi"
+	"wharf/api/monitorapi"
 	"wharf/internal/vmm/vmmapi"
 )
 
@@ -24,12 +24,13 @@ type hardware struct {
 	commandLine            string
 	taps                   []tap // at most nics
 	disks                  []disk
+	mode                   mode
+	digest                 string   // of kernel and initramfs
 	shares                 []string // names
 }
 
 // tap is a network interface.
 type tap struct {
-	mac  string
 	link string // the tap on the host; "": not connected yet
 }
 
@@ -53,7 +54,7 @@ func (h *hardware) command() (args []string, files []vmmapi.File) {
 		"-M", "microvm,isa-serial=on,rtc=on,memory-backend=ram", "-bios", "qboot.rom",
 		"-global", "virtio-mmio.force-legacy=false",
 		"-smp", strconv.Itoa(h.cpus), "-m", memory)
-	add("-object", "memory-backend-memfd,id=ram,share=on,size="+memory)
+	h.memoryArgs(add, open, memory)
 	if h.accel == "kvm" {
 		add("-accel", "kvm", "-cpu", "host")
 	} else {
@@ -66,27 +67,31 @@ func (h *hardware) command() (args []string, files []vmmapi.File) {
 	add("-chardev", "socket,id=agent,fd="+open(vmmapi.File{Kind: vmmapi.FileAgent}),
 		"-device", "virtio-serial-device", "-device", "virtserialport,chardev=agent,name="+guestapi.PortName)
 	for i, d := range h.disks {
-		fd := open(vmmapi.File{Kind: vmmapi.FileDisk, Path: d.path, ReadOnly: d.readOnly})
 		node, set := "disk"+strconv.Itoa(i), strconv.Itoa(i+1)
-		add("-add-fd", "fd="+fd+",set="+set)
-		add("-blockdev", fmt.Sprintf("driver=raw,node-name=%s,read-only=%s,discard=unmap,file.driver=file,file.filename=/dev/fdset/%s,file.aio=threads,file.locking=off", node, onOff(d.readOnly), set))
+		if h.mode == template {
+			add("-blockdev", fmt.Sprintf("driver=null-co,node-name=%s,read-only=%s,size=1048576,read-zeroes=on", node, onOff(d.readOnly)))
+		} else {
+			fd := open(vmmapi.File{Kind: vmmapi.FileDisk, Path: d.path, ReadOnly: d.readOnly})
+			add("-add-fd", "fd="+fd+",set="+set)
+			add("-blockdev", fmt.Sprintf("driver=raw,node-name=%s,read-only=%s,discard=unmap,file.driver=file,file.filename=/dev/fdset/%s,file.aio=threads,file.locking=off", node, onOff(d.readOnly), set))
+		}
 		add("-device", fmt.Sprintf("virtio-blk-device,drive=%s,serial=%s", node, d.serial))
 	}
 	for i, t := range h.taps {
 		id := "net" + strconv.Itoa(i)
-		if t.link == "" {
+		if t.link == "" || h.mode == template {
 			add("-netdev", fmt.Sprintf("hubport,id=%s,hubid=%d", id, i))
 		} else {
 			add("-netdev", fmt.Sprintf("tap,id=%s,fd=%s,vhost=off", id, open(vmmapi.File{Kind: vmmapi.FileTap, Name: t.link})))
 		}
-		add("-device", fmt.Sprintf("virtio-net-device,netdev=%s,mac=%s", id, t.mac))
+		add("-device", fmt.Sprintf("virtio-net-device,netdev=%s,mac=%s", id, deviceMAC(i)))
 	}
 	for i, s := range h.shares {
 		id := "share" + strconv.Itoa(i)
 		add("-chardev", "socket,id="+id+",fd="+open(vmmapi.File{Kind: vmmapi.FileShare, Name: s}))
 		add("-device", fmt.Sprintf("vhost-user-fs-device,chardev=%s,tag=%s,queue-size=1024", id, s))
 	}
-	add("-device", "virtio-rng-device", "-device", "virtio-balloon-device,free-page-reporting=on,deflate-on-oom=on")
+	add("-device", "virtio-rng-device", "-device", "virtio-balloon-device,deflate-on-oom=on,free-page-reporting="+onOff(h.mode != clone))
 	return args, files
 }
 
@@ -97,9 +102,43 @@ func onOff(b bool) string {
 	return "off"
 }
 
-// spareMAC is the address of an interface that nothing is connected to yet:
-// locally administered, made of the instance's id.
-func spareMAC(id string, n int) string {
-	h := strings.ToLower(id + "0000000000")
-	return fmt.Sprintf("06:%s:%s:%s:%s:%02x", h[0:2], h[2:4], h[4:6], h[6:8], n)
+// mode says how a machine comes to be.
+type mode int
+
+// The modes: started cold, started to become a template, made of one.
+const (
+	cold mode = iota
+	template
+	clone
+)
+
+// Descriptors of a template: its memory, and its state without that.
+const (
+	ramFile   = monitorapi.FileMore + "ram"
+	stateFile = vmmapi.SaveFile
+)
+
+// cloneState is the number of a clone's descriptor of its template's state:
+// the one behind that of its memory, which is the first.
+const cloneState = vmmapi.FirstFile + 1
+
+// memoryArgs gives the machine its memory. A clone's is the template's, each
+// page until it is written to; pages cannot be given back then, because that
+// would punch holes into the template.
+func (h *hardware) memoryArgs(add func(...string), open func(vmmapi.File) string, memory string) {
+	if h.mode == cold {
+		add("-object", "memory-backend-memfd,id=ram,share=on,size="+memory)
+		return
+	}
+	at := "/proc/self/fd/" + open(vmmapi.File{Kind: vmmapi.FileGiven, Name: ramFile})
+	add("-object", fmt.Sprintf("memory-backend-file,id=ram,share=%s,mem-path=%s,size=%s", onOff(h.mode == template), at, memory))
+	if h.mode == clone {
+		open(vmmapi.File{Kind: vmmapi.FileGiven, Name: stateFile}) // the second one: see cloneState
+		add("-incoming", "defer")
+	}
 }
+
+// deviceMAC is the nth network device's own address, the same on every
+// machine: a clone has its template's. The guest gives it the address that it
+// has on its network.
+func deviceMAC(n int) string { return fmt.Sprintf("06:00:77:68:00:%02x", n) }

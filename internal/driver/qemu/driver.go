@@ -25,9 +25,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -53,6 +56,8 @@ type Options struct {
 	Memory int64
 	// IDs is the range that QEMU has whose instance has none (--privileged).
 	IDs model.IDRange
+	// NoTemplates starts every machine cold.
+	NoTemplates bool
 	// Debug puts the kernel's messages on the console.
 	Debug bool
 }
@@ -88,6 +93,8 @@ func New(o Options) (*Driver, error) {
 	}
 	d := &Driver{Driver: h, m: m}
 	d.helpers.d = d
+	m.templates.d, m.templates.off = d, o.NoTemplates
+	m.templates.byKey, m.templates.failed, m.templates.uses = map[string]*ready{}, map[string]int{}, map[model.ID]string{}
 	return d, nil
 }
 
@@ -102,6 +109,17 @@ func (d *Driver) Start(ctx context.Context, b *model.Bundle, sb driver.Sandbox) 
 		return nil, errors.Join(err, sb.Close())
 	}
 	i, err := d.Driver.Begin(ctx, b, sb)
+	var bad *driver.StartError
+	if again := d.m.templates.started(b.ID, err); again && !errors.As(err, &bad) && ctx.Err() == nil {
+		slog.WarnContext(ctx, "a clone did not come up; the machine starts cold", "room", "vm", "id", b.ID, "err", err)
+		if err := d.Driver.Release(ctx, b.ID); err != nil {
+			return nil, err
+		}
+		if sb, err = d.Driver.Sandbox(ctx, b); err != nil {
+			return nil, err
+		}
+		i, err = d.Driver.Begin(ctx, b, sb)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -123,6 +141,36 @@ func (d *Driver) Release(ctx context.Context, id model.ID) error {
 		return err
 	}
 	return d.Driver.Release(ctx, id)
+}
+
+// Close ends what is not an instance: looks into files, templates. Instances
+// live on.
+func (d *Driver) Close() error {
+	d.m.templates.close()
+	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
+	defer cancel()
+	var errs []error
+	for _, id := range d.helpers.ids() {
+		errs = append(errs, d.helpers.end(ctx, id))
+	}
+	d.m.underWay.Range(func(id, _ any) bool {
+		errs = append(errs, d.Driver.Release(ctx, id.(model.ID)))
+		return true
+	})
+	return errors.Join(append(errs, d.Driver.Close())...)
+}
+
+// closeTime bounds Close. What is left then, the next daemon sweeps.
+const closeTime = 10 * time.Second
+
+// List leaves out what is no instance: machines that look into files, and
+// templates under way, of this daemon's. An earlier one's are swept.
+func (d *Driver) List(ctx context.Context) ([]model.ID, error) {
+	all, err := d.Driver.List(ctx)
+	return slices.DeleteFunc(all, func(id model.ID) bool {
+		_, making := d.m.underWay.Load(id)
+		return making || d.helpers.has(id)
+	}), err
 }
 
 // find returns the first of programs that is there.

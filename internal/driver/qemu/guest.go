@@ -101,6 +101,9 @@ func inGuest(b *model.Bundle) (*guest, error) {
 		}
 	}
 	interfaces, err := interfaces(b.Endpoints)
+	for n := range interfaces {
+		interfaces[n].Device = deviceMAC(n)
+	}
 	g.boot.Interfaces = interfaces
 	return g, err
 }

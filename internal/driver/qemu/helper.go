@@ -3,6 +3,9 @@ package qemu
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -89,6 +92,20 @@ func (h *helpers) use(ctx context.Context, id model.ID, ids model.IDRange, root 
 		x.idle.Stop()
 	}
 	return x.i, sync.OnceFunc(func() { h.release(x) }), nil
+}
+
+// has says whether a machine of this id is a helper.
+func (h *helpers) has(id model.ID) bool {
+	of, ok := strings.CutSuffix(string(id), helperSuffix)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return ok && h.byID[model.ID(of)] != nil
+}
+
+func (h *helpers) ids() []model.ID {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Collect(maps.Keys(h.byID))
 }
 
 // release counts a user out; the last one's going starts the clock.

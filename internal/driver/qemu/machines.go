@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"runtime"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -41,8 +42,10 @@ const (
 
 // machines is what the driver starts.
 type machines struct {
-	o    Options
-	root string
+	o         Options
+	root      string
+	templates templates
+	underWay  sync.Map // model.ID -> *making
 }
 
 var _ held.Kind = (*machines)(nil)
@@ -75,7 +78,7 @@ func (m *machines) Check(b *model.Bundle) error {
 func (m *machines) Explain(_ *model.Bundle, err error) error { return err }
 
 // Prepare describes the machine.
-func (m *machines) Prepare(ctx context.Context, b *model.Bundle, cgroup string) (any, []held.File, error) {
+func (m *machines) Prepare(ctx context.Context, b *model.Bundle, cgroup string) (_ any, files []held.File, err error) {
 	g, err := inGuest(b)
 	if err != nil {
 		return nil, nil, err
@@ -85,6 +88,9 @@ func (m *machines) Prepare(ctx context.Context, b *model.Bundle, cgroup string) 
 		return nil, nil, err
 	}
 	h.taps = taps(b)
+	if x, ok := m.underWay.Load(b.ID); ok {
+		*h = *x.(*making).h
+	}
 	out := &vmmapi.Machine{Boot: g.boot, Etc: g.etc, BootTime: bootTimeTCG, StopTime: stopTime}
 	if h.accel == "kvm" {
 		out.BootTime = bootTimeKVM
@@ -103,6 +109,9 @@ func (m *machines) Prepare(ctx context.Context, b *model.Bundle, cgroup string) 
 	for _, s := range out.Shares {
 		h.shares = append(h.shares, s.Name)
 	}
+	if files, err = m.templates.use(b, h, out); err != nil {
+		return nil, files, err
+	}
 	args, opened := h.command()
 	out.Files = opened
 	c := cage{root: m.root, ids: m.ids(b), cgroup: cgroup, name: b.ID.Short(), args: args, user: cageUser,
@@ -110,10 +119,10 @@ func (m *machines) Prepare(ctx context.Context, b *model.Bundle, cgroup string) 
 		binds:     []specs.Mount{bindFile(h.hostKernel, h.kernel), bindFile(h.hostInitrd, h.initrd)}}
 	p, err := c.prepare()
 	if err != nil {
-		return nil, nil, fmt.Errorf("container of QEMU: %w", err)
+		return nil, files, fmt.Errorf("container of QEMU: %w", err)
 	}
 	out.QEMU = *p
-	return out, nil, nil
+	return out, files, nil
 }
 
 // ids is the range that QEMU runs in.
@@ -169,7 +178,10 @@ func (m *machines) hardware(ctx context.Context, b *model.Bundle) (*hardware, er
 	if err != nil {
 		return nil, err
 	}
-	h.hostKernel, h.hostInitrd = img.Vmlinux, img.Initrd
+	h.hostKernel, h.hostInitrd, h.digest = img.Vmlinux, img.Initrd, img.Digest
+	if img.Kernel.Modules == "" {
+		h.digest = "" // drivers that are built in have looked at the devices: no templates
+	}
 	line := boot.Line{Debug: m.o.Debug}
 	if h.accel != "kvm" {
 		line.TSCKHz = boot.TSCKHz()
@@ -209,11 +221,11 @@ func cpus(c *specs.LinuxCPU, all int) int {
 func taps(b *model.Bundle) (out []tap) {
 	for _, e := range b.Endpoints {
 		if e.Tap {
-			out = append(out, tap{mac: e.Settings.MacAddress.String(), link: e.HostLink})
+			out = append(out, tap{link: e.HostLink})
 		}
 	}
 	for n := len(out); n < nics; n++ {
-		out = append(out, tap{mac: spareMAC(string(b.ID), n)})
+		out = append(out, tap{})
 	}
 	return out
 }

@@ -44,8 +44,8 @@ func (i *instance) devices() ([]device, error) {
 	text, err := os.ReadFile(filepath.Join(i.Dir(), devicesName))
 	if errors.Is(err, fs.ErrNotExist) {
 		var out []device
-		for _, t := range taps(b) {
-			out = append(out, device{MAC: t.mac, Link: t.link, Direct: t.link != ""})
+		for n, t := range taps(b) {
+			out = append(out, device{MAC: deviceMAC(n), Link: t.link, Direct: t.link != ""})
 		}
 		return out, nil
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -128,4 +129,59 @@ func emptyDisk(t testing.TB, at string) {
 func TestContract(t *testing.T) {
 	g, _ := target(t)
 	drivertest.Run(t, g)
+}
+
+// A machine that is cloned is like one that booted; two clones differ in what
+// no two machines may share.
+func TestTemplate(t *testing.T) {
+	g, bundle := target(t)
+	d := g.Driver.(*Driver)
+	t.Cleanup(func() {
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	run := func() string {
+		b := bundle(t, "/bin/sh", "-c", "cat /proc/sys/kernel/random/boot_id; hostname; echo written > /file; cat /file")
+		ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+		defer cancel()
+		sb, err := d.Sandbox(ctx, b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		i, err := d.Start(ctx, b, sb)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e, err := i.Wait(ctx); err != nil || e.Code != 0 {
+			t.Errorf("exit %+v %v", e, err)
+		}
+		if err := d.Release(ctx, b.ID); err != nil {
+			t.Error(err)
+		}
+		text, err := os.ReadFile(b.Log.Path)
+		if err != nil || !strings.Contains(string(text), "written") || !strings.Contains(string(text), b.ID.Short()) {
+			t.Errorf("log %q %v", text, err)
+		}
+		return string(text)
+	}
+	run()
+	has := func() bool {
+		d.m.templates.mu.Lock()
+		defer d.m.templates.mu.Unlock()
+		return len(d.m.templates.byKey) == 1
+	}
+	for end := time.Now().Add(3 * time.Minute); !has(); time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("no template was made")
+		}
+	}
+	first, _, _ := strings.Cut(run(), "\\n")
+	second, _, _ := strings.Cut(run(), "\\n")
+	if first == second {
+		t.Errorf("two clones have the boot id %s", first)
+	}
+	if !has() {
+		t.Error("the clones did not come up and were started cold")
+	}
 }

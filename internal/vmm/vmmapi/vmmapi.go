@@ -23,6 +23,14 @@ type Machine struct {
 	// the machine ends when it is told to.
 	Helper bool `json:"helper,omitempty"`
 
+	// Save makes a template: when the agent answers, the machine is stopped,
+	// its state without its memory goes to the descriptor SaveFile, and it
+	// ends. Its memory is the descriptor that QEMU has.
+	Save bool `json:"save,omitempty"`
+	// Incoming is QEMU's descriptor that a clone's state is read from; 0: it
+	// boots.
+	Incoming int `json:"incoming,omitempty"`
+
 	Boot guestapi.Boot    `json:"boot"`
 	Main guestapi.Process `json:"main"`
 	// BootTime is how long the agent may take to answer, and StopTime how long
@@ -46,6 +54,7 @@ const (
 	FileAgent   FileKind = "agent"   // a socket behind the agent's port
 	FileConsole FileKind = "console" // a socket that takes the serial console
 	FileDisk    FileKind = "disk"    // Path, opened
+	FileGiven   FileKind = "given"   // came with the start by the name Name
 	FileTap     FileKind = "tap"     // the tap Name of the network namespace that wharf-vmm is in
 	FileShare   FileKind = "share"   // the vhost-user socket of share Name
 )
@@ -63,6 +72,9 @@ type Share struct {
 	Name     string           `json:"name"`
 	Prepared runtime.Prepared `json:"prepared"`
 }
+
+// SaveFile is the name of the descriptor that a template's state goes to.
+const SaveFile = "more:state"
 
 // EtcFile is a file of the host's and its place in the guest.
 type EtcFile struct {

@@ -1,0 +1,262 @@
+package qemu
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"wharf/internal/driver/held"
+	"wharf/internal/model"
+	"wharf/internal/vmm/vmmapi"
+)
+
+// A template is a machine that was booted until its agent answered, and was
+// stopped there: its memory in one memfd, the rest of its state in another,
+// both sealed, so that no clone's QEMU can change what others start from. They
+// are the daemon's and go with it: nothing is on a disk, and nothing of an
+// earlier kernel or QEMU is ever used. The next daemon makes new ones.
+
+// maxTemplates bounds how many are kept. Each costs what a booted, idle guest
+// has touched: some 60 MiB.
+const maxTemplates = 3
+
+// templateDelay keeps the making of a template out of the way of the start
+// that showed that it is wanted.
+const templateDelay = 3 * time.Second
+
+// templates are a driver's.
+type templates struct {
+	d   *Driver // nil: none are made
+	off bool    // by configuration
+
+	mu     sync.Mutex
+	byKey  map[string]*ready
+	making bool
+	failed map[string]int      // how often a key's template could not be made, or not be used
+	uses   map[model.ID]string // who was started from what
+}
+
+// ready is a template.
+type ready struct {
+	ram, state *os.File
+	used       time.Time
+}
+
+// key is what machines have to have in common with their template: QEMU,
+// kernel, command line, processor, memory, devices. "" is a machine that can
+// have none.
+func (h *hardware) key() string {
+	if h.digest == "" || len(h.shares) > 0 {
+		return "" // a vhost-user device's state is elsewhere
+	}
+	st, err := os.Stat(h.binary)
+	if err != nil {
+		return ""
+	}
+	x := *h
+	x.mode = template
+	args, _ := x.command()
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d %d %q", h.digest, st.Size(), st.ModTime().UnixNano(), args))
+	return hex.EncodeToString(sum[:8])
+}
+
+// use makes h a clone if there is a template for it, and else has one made
+// later. The files are the caller's to close.
+func (t *templates) use(b *model.Bundle, h *hardware, out *vmmapi.Machine) ([]held.File, error) {
+	if h.mode == template { // of one that is being made
+		return t.files(b.ID, h, out)
+	}
+	key := h.key()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.d == nil || t.off || key == "" {
+		return nil, nil
+	}
+	r := t.byKey[key]
+	if r == nil {
+		if t.failed[key] < 2 && !t.making {
+			t.making = true
+			x := *h
+			time.AfterFunc(templateDelay, func() { t.make(key, &x) })
+		}
+		return nil, nil
+	}
+	ram, err := reopen(r.ram, os.O_RDWR)
+	if err != nil {
+		return nil, err
+	}
+	state, err := reopen(r.state, os.O_RDONLY) // its own position
+	if err != nil {
+		return nil, errors.Join(err, ram.Close())
+	}
+	r.used = time.Now()
+	h.mode, out.Incoming = clone, cloneState
+	t.uses[b.ID] = key
+	return []held.File{{Name: ramFile, File: ram}, {Name: stateFile, File: state}}, nil
+}
+
+// reopen opens what f is anew: with a position of its own.
+func reopen(f *os.File, flag int) (*os.File, error) {
+	return os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), flag, 0)
+}
+
+func (t *templates) isOff() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.off
+}
+
+// making are the bundles of templates that are being made, by id.
+type making struct {
+	h          *hardware
+	ram, state *os.File
+}
+
+// under is what is being made now; nil: nothing.
+func (t *templates) files(id model.ID, _ *hardware, out *vmmapi.Machine) ([]held.File, error) {
+	m, ok := t.d.m.underWay.Load(id)
+	if !ok {
+		return nil, fmt.Errorf("no template %s is being made", id)
+	}
+	x := m.(*making)
+	ram, err := reopen(x.ram, os.O_RDWR)
+	if err != nil {
+		return nil, err
+	}
+	state, err := reopen(x.state, os.O_RDWR)
+	if err != nil {
+		return nil, errors.Join(err, ram.Close())
+	}
+	out.Save = true
+	return []held.File{{Name: ramFile, File: ram}, {Name: stateFile, File: state}}, nil
+}
+
+// make boots a machine, saves it and keeps it as key's template.
+func (t *templates) make(key string, h *hardware) {
+	if t.isOff() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*bootTimeTCG)
+	defer cancel()
+	began := time.Now()
+	r, err := t.boot(ctx, key, h)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.making = false
+	if err != nil {
+		t.failed[key]++
+		slog.Warn("virtual machines start cold: no template could be made", "room", "vm", "key", key, "err", err)
+		return
+	}
+	slog.Info("a template for virtual machines is ready", "room", "vm", "key", key, "took", time.Since(began).Round(time.Millisecond))
+	t.byKey[key] = r
+	if t.off {
+		t.drop(key)
+	}
+	for len(t.byKey) > maxTemplates {
+		t.dropOldest()
+	}
+}
+
+// boot makes the template in a cage like any machine's.
+func (t *templates) boot(ctx context.Context, key string, h *hardware) (_ *ready, err error) {
+	x := *h
+	x.mode = template
+	m := &making{h: &x}
+	if m.ram, err = memfd("wharf-template-ram"); err != nil {
+		return nil, err
+	}
+	if m.state, err = memfd("wharf-template-state"); err != nil {
+		return nil, errors.Join(err, m.ram.Close())
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, m.ram.Close(), m.state.Close())
+		}
+	}()
+	id := model.ID("template-" + key)
+	t.d.m.underWay.Store(id, m)
+	defer t.d.m.underWay.Delete(id)
+	b := helperBundle(id, model.Rootfs{Disk: "none", Writable: "none"}, t.d.m.o.IDs)
+	b.ID = id
+	defer func() { err = errors.Join(err, t.d.Driver.Release(context.WithoutCancel(ctx), id)) }()
+	sb, err := t.d.Driver.Sandbox(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	i, err := t.d.Driver.Begin(ctx, b, sb)
+	if err != nil {
+		return nil, err
+	}
+	if e, err := i.Wait(ctx); err != nil || e.Code != 0 {
+		return nil, fmt.Errorf("template ended: %+v %w", e, err)
+	}
+	for _, f := range []*os.File{m.ram, m.state} {
+		const seals = unix.F_SEAL_WRITE | unix.F_SEAL_GROW | unix.F_SEAL_SHRINK | unix.F_SEAL_SEAL
+		if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals); err != nil {
+			return nil, os.NewSyscallError("seal", err)
+		}
+	}
+	return &ready{ram: m.ram, state: m.state, used: time.Now()}, nil
+}
+
+func memfd(name string) (*os.File, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// dropOldest forgets the template that was used longest ago. Clones keep what
+// they have mapped. The caller holds mu.
+func (t *templates) dropOldest() {
+	var keys []string
+	for k := range t.byKey {
+		keys = append(keys, k)
+	}
+	oldest := slices.MinFunc(keys, func(a, b string) int { return t.byKey[a].used.Compare(t.byKey[b].used) })
+	t.drop(oldest)
+}
+
+func (t *templates) drop(key string) {
+	if r := t.byKey[key]; r != nil {
+		_ = r.ram.Close()
+		_ = r.state.Close()
+		delete(t.byKey, key)
+	}
+}
+
+// close forgets all templates and makes no more.
+func (t *templates) close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.off = true
+	for key := range t.byKey {
+		t.drop(key)
+	}
+}
+
+// started ends the note of who was started from what. A clone that did not come
+// up takes its template with it; the caller starts cold then.
+func (t *templates) started(id model.ID, err error) (again bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	key, ok := t.uses[id]
+	delete(t.uses, id)
+	if !ok || err == nil {
+		return false
+	}
+	t.failed[key]++
+	t.drop(key)
+	return true
+}
