@@ -27,7 +27,8 @@
 // A blob enters the content store only when its digest is right; a layer
 // becomes a snapshot only when the digest of its uncompressed tar is the diff
 // id in the image's configuration. Layers are unpacked side by side into
-// directories without a parent and linked into their chain afterwards.
+// directories without a parent and linked into their chain afterwards. A layer's
+// files are on the disk (syncfs(2), sync.go) before it is recorded.
 //
 // A container's writable layer costs no database write. That its image may not
 // be collected follows from the links in containers/<id>, which the garbage

@@ -24,8 +24,8 @@
 // the page cache). With durable it also survives a power cut (fdatasync(2);
 // callers that wait at the same time share one). A write that fails leaves
 // the old state, in memory and on disk. What cannot be read is skipped frame
-// by frame, the whole file is kept aside, and Damage says so; Open fails only
-// when the directory cannot be written.
+// by frame, the whole file is kept aside, and Damage says so. Open works on a
+// full disk too: a damaged file is appended to until it can be written anew.
 //
 // Publish never blocks on a subscriber. A subscriber that falls behind by
 // more than the feed holds gets an error, never a silent gap.
