@@ -52,3 +52,23 @@ func TestNoHello(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// Whatever comes before it, a Hello is found, and nothing behind it is eaten.
+func FuzzWelcome(f *testing.F) {
+	f.Add([]byte("\x00WHARF"), []byte("\x00WHARFg\x01"))
+	f.Add([]byte("\x00WHARFh"), []byte{})
+	f.Fuzz(func(t *testing.T, before, after []byte) {
+		if bytes.Contains(before, hostMagic) {
+			t.Skip("a Hello of its own")
+		}
+		host := HostHello([NonceLen]byte{7})
+		var out bytes.Buffer
+		in := bytes.NewReader(append(append(append([]byte{}, before...), host[:]...), after...))
+		if err := Welcome(duplex{in, &out}); err != nil {
+			t.Fatal(err)
+		}
+		if rest, _ := io.ReadAll(in); !bytes.Equal(rest, after) {
+			t.Errorf("left %q of %q", rest, after)
+		}
+	})
+}

@@ -3,6 +3,7 @@ package guest
 import (
 	"archive/tar"
 	"bytes"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -529,6 +530,21 @@ func TestSessions(t *testing.T) {
 		"garbage":    func() { _, _ = p.conn.Write(bytes.Repeat([]byte("garbage\n"), 5000)) },
 		"a hello":    func() {},
 		"half frame": func() { _, _ = p.conn.Write([]byte{0, 0, 0, 1, 0, 0}) },
+		"noise": func() {
+			noise := make([]byte, 100_000)
+			_, _ = rand.Read(noise)
+			_, _ = p.conn.Write(noise)
+		},
+		"nonsense in a stream": func() {
+			for _, junk := range []string{"", "x", "{}", "\x14\x00\x00\x00\x00\x00\x00\x02{]", "\x14\x00\x00\x00\xff\xff\xff\xff", "\x14\x01\x00\x00\x00\x00\x00\x00"} {
+				s, err := p.session.Open()
+				if err != nil {
+					p.t.Fatal(err)
+				}
+				_, _ = io.WriteString(s, junk)
+				_ = s.Close()
+			}
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p.t = t
