@@ -215,7 +215,7 @@ func (s *Store) openDatabases(ctx context.Context, u *undo.Stack) error {
 		if errors.Is(err, bolt.ErrTimeout) {
 			return model.Refuse(errdefs.ErrFailedPrecondition, "image store %s is in use by another daemon", s.opts.Root)
 		}
-		return fmt.Errorf("image store: %w", err)
+		return fmt.Errorf("image store: %s cannot be read: %w; put back a copy of it, or move %s away to begin anew (what containers wrote is in it too)", s.path("meta.db"), err, s.opts.Root)
 	}
 	u.Push(s.bolt.Close)
 	s.blobs = cs

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -40,11 +41,15 @@ func (s store) load() ([]record, error) {
 			return nil, fmt.Errorf("network state: %w", err)
 		}
 		var n record
-		if err := json.Unmarshal(b, &n); err != nil {
-			return nil, fmt.Errorf("network state %s cannot be read (move it away to make the network anew): %w", f, err)
+		err = json.Unmarshal(b, &n)
+		if err == nil && n.ID != strings.TrimSuffix(filepath.Base(f), ".json") {
+			err = fmt.Errorf("it holds network %q", n.ID)
 		}
-		if n.ID != strings.TrimSuffix(filepath.Base(f), ".json") {
-			return nil, fmt.Errorf("network state %s holds network %q", f, n.ID)
+		if err != nil {
+			// One network less is better than no daemon.
+			err = errors.Join(err, os.Rename(f, f+".damaged"))
+			slog.Error("a network is left out: its file cannot be read and is kept with the ending .damaged; make the network anew", "room", "network", "file", f, "err", err)
+			continue
 		}
 		all = append(all, n)
 	}
