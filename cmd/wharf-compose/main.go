@@ -7,6 +7,7 @@
 //	wharf compose ...          wharf executes it
 //	docker compose ...         as a CLI plugin, by the name docker-compose
 //	wharf-compose ...          by itself, also by the name docker-compose
+//	wharf-build ...            `wharf build`: see build.go
 //
 // Started by wharf or by its own name it looks for the daemon where wharf
 // does; as docker's plugin, or by docker-compose's name, where docker does.
@@ -34,6 +35,9 @@ const module = "github.com/docker/compose/v5"
 
 func main() {
 	composeVersion = linkedVersion()
+	if isBuilder(os.Args[0]) {
+		os.Exit(buildMain(os.Args[1:]))
+	}
 	caller := os.Getenv(metadata.ReexecEnvvar)
 	if caller == "" && !pluginQuestion(os.Args) {
 		caller = os.Args[0]

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	// The groups of commands that we have; each registers itself.
+	_ "github.com/docker/cli/cli/command/builder"
 	_ "github.com/docker/cli/cli/command/container"
 	_ "github.com/docker/cli/cli/command/context"
 	_ "github.com/docker/cli/cli/command/image"

@@ -21,15 +21,14 @@ var absent = map[string]string{
 	"stack": "swarm mode", "secret": "swarm mode", "config": "swarm mode",
 	"plugin":     "engine plugins",
 	"checkpoint": "checkpoint and restore",
-	"build":      "builds",
-	"builder":    "builds",
-	"bake":       "builds",
+	"bake":       "bake",
 }
 
 // execute runs one command line.
 func execute(ctx context.Context, dockerCLI *command.DockerCli, args []string) error {
 	root, opts := newRoot(dockerCLI)
 	root.AddCommand(composeCommand(dockerCLI, root, opts, args))
+	addBuild(root, dockerCLI, opts, args)
 	top := cli.NewTopLevelCommand(root, dockerCLI, opts, root.Flags())
 	top.SetArgs(args)
 	_, rest, err := top.HandleGlobalFlags()
@@ -61,11 +60,7 @@ func unknown(ctx context.Context, dockerCLI *command.DockerCli, root *cobra.Comm
 		return err
 	}
 	if what := absent[name]; what != "" {
-		text := fmt.Sprintf("wharf %s: this version has no %s yet", name, what)
-		if what == absent["build"] {
-			text += "; build with another engine, save the image there, then: wharf load -i FILE"
-		}
-		return cli.StatusError{Status: text, StatusCode: 1}
+		return cli.StatusError{Status: fmt.Sprintf("wharf %s: this version has no %s yet", name, what), StatusCode: 1}
 	}
 	return cli.StatusError{
 		Status:     fmt.Sprintf("wharf: unknown command: wharf %s\n\nRun 'wharf --help' for more information", name),
@@ -117,7 +112,7 @@ func newRoot(dockerCLI *command.DockerCli) (*cobra.Command, *flags.ClientOptions
 	addSystem(root, dockerCLI)
 	addNetwork(root, dockerCLI)
 	addVolume(root, dockerCLI)
-	root.AddCommand(trashCommand(dockerCLI), runCommandCommand(dockerCLI))
+	root.AddCommand(trashCommand(dockerCLI), runCommandCommand(dockerCLI), registryCommand(dockerCLI))
 	if err := errors.Join(addRemoved(root, dockerCLI), addTiming(root, dockerCLI), addVM(root)); err != nil {
 		panic(err) // docker/cli has changed its commands; every test finds it
 	}
@@ -135,12 +130,12 @@ func build() string {
 // their longer forms.
 func prune(root *cobra.Command) {
 	for _, cmd := range root.Commands() {
-		if absent[cmd.Name()] != "" {
+		if absent[cmd.Name()] != "" || cmd.Name() == "build" { // build: see addBuild
 			root.RemoveCommand(cmd)
 			continue
 		}
-		for _, sub := range cmd.Commands() {
-			if cmd.Name() == "image" && sub.Name() == "build" {
+		for _, sub := range cmd.Commands() { // the classic builder's
+			if (cmd.Name() == "image" || cmd.Name() == "builder") && sub.Name() == "build" {
 				cmd.RemoveCommand(sub)
 			}
 		}

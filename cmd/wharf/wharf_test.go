@@ -101,7 +101,7 @@ func TestExitCodes(t *testing.T) {
 		{`exec: "/etc": permission denied`, "run -d x /etc", 126, "permission denied"},
 		{"", "nosuch", 1, "unknown command: wharf nosuch"},
 		{"", "swarm init", 1, "this version has no swarm mode yet"},
-		{"", "build .", 1, "this version has no builds yet"},
+		{"", "bake .", 1, "this version has no bake yet"},
 		{"", "image build .", 1, ""},
 		{"", "doctor", 1, "system calls are not filtered"},
 		{"", "doctor --format yaml", 1, "want table or json"},
@@ -152,7 +152,7 @@ func TestDoctorJSON(t *testing.T) {
 
 // others are Docker's own: its site, hub, variables and directory of settings,
 // which are used here too.
-var others = strings.NewReplacer("docs.docker.com", "", "Docker Hub", "", "DOCKER_", "", "/.docker", "", "--docker", "", "Docker endpoint", "", "docker endpoint", "")
+var others = strings.NewReplacer("Dockerfile", "", "docs.docker.com", "", "Docker Hub", "", "DOCKER_", "", "/.docker", "", "--docker", "", "Docker endpoint", "", "docker endpoint", "")
 
 // Nothing in our help speaks of docker as the program.
 func TestHelpSaysWharf(t *testing.T) {
