@@ -16,7 +16,7 @@ LDFLAGS  = -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 export CGO_ENABLED = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build kernel check unit test example demo bench images install uninstall clean cross setup fmt go-version
+.PHONY: help build kernel vmtest-kvm check unit test example demo bench images install uninstall clean cross setup fmt go-version
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -30,6 +30,9 @@ build: go-version ## all binaries into bin/
 
 kernel: ## a small kernel for virtual machines, into .cache/kernel/out (ten minutes; make install takes it along)
 	@bash packaging/kernel/build.sh
+
+vmtest-kvm: go-version ## the KVM way on a machine without it: a machine in an emulated machine with SVM (root; many minutes)
+	@GO="$(GO)" bash test/vmtest-kvm.sh
 
 check: go-version ## formatting, vet, lint, import table, unit tests, generated files unchanged
 	@GO="$(GO)" bash test/check.sh

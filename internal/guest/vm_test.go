@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -49,11 +50,14 @@ func startVM(t *testing.T, more ...string) *vm {
 		t.Skipf("%v", err)
 	}
 	dir := t.TempDir()
-	agent := filepath.Join(dir, "wharf-guest")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", agent, "wharf/cmd/wharf-guest")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
+	agent := os.Getenv("WHARF_TEST_AGENT") // where there is no Go (test/vmtest-kvm.sh)
+	if agent == "" {
+		agent = filepath.Join(dir, "wharf-guest")
+		build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", agent, "wharf/cmd/wharf-guest")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
 	}
 	img, err := boot.New(boot.Options{Dir: filepath.Join(dir, "boot"), Agent: agent}).Image(context.Background())
 	if err != nil {
@@ -63,15 +67,19 @@ func startVM(t *testing.T, more ...string) *vm {
 	v.t = t
 	v.layout = cgroup.Layout{V2: guestapi.CgroupRoot, V2Controllers: map[string]bool{"cpuset": true, "cpu": true, "io": true, "memory": true, "pids": true}}
 	sock := filepath.Join(dir, "agent.sock")
-	v.cmd = exec.Command(qemu, append([]string{
+	accel, line := []string{"-accel", "tcg,thread=multi", "-cpu", "max"}, boot.Line{Debug: true, TSCKHz: boot.TSCKHz()}
+	if os.Getenv("WHARF_TEST_ACCEL") == "kvm" {
+		accel, line.TSCKHz = []string{"-accel", "kvm", "-cpu", "host"}, 0
+	}
+	v.cmd = exec.Command(qemu, slices.Concat(accel, []string{
 		"-M", "microvm,rtc=on,pit=on,pic=on", "-nodefaults", "-no-user-config", "-nographic", "-no-reboot",
-		"-accel", "tcg,thread=multi", "-cpu", "max", "-m", "256M", "-smp", "1",
+		"-m", "256M", "-smp", "1",
 		"-global", "virtio-mmio.force-legacy=false",
-		"-kernel", img.Vmlinux, "-initrd", img.Initrd, "-append", boot.CommandLine(boot.Line{Debug: true, TSCKHz: boot.TSCKHz()}),
+		"-kernel", img.Vmlinux, "-initrd", img.Initrd, "-append", boot.CommandLine(line),
 		"-serial", "stdio",
 		"-chardev", "socket,id=agent,path=" + sock + ",server=on,wait=off",
 		"-device", "virtio-serial-device", "-device", "virtserialport,chardev=agent,name=" + guestapi.PortName,
-	}, more...)...)
+	}, more)...)
 	v.cmd.Stdout, v.cmd.Stderr = v, v
 	if err := v.cmd.Start(); err != nil {
 		t.Fatal(err)

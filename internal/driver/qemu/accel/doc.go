@@ -2,7 +2,7 @@
 // (TCG). A /dev/kvm that opens but cannot run a guest exists, nested in some
 // hypervisors: the call never returns, or each instruction is interpreted and
 // booting a kernel takes hours. So a small guest is run, in real mode and in long
-// mode, by a child process that is killed after half a second.
+// mode, by a child process that is killed when it has used half a second of a processor.
 //
 // # Owns
 //

@@ -87,7 +87,7 @@ const (
 )
 
 // The two guests: each writes one letter to a port and halts. The second one
-// counts ten million down and does 64-bit arithmetic first: there are KVMs that
+// counts two million down and does 64-bit arithmetic first: there are KVMs that
 // run a guest like ours only by interpreting each instruction, a thousand times
 // slower (PVM with a guest that is not made for it), for which the time limit
 // is too short.
@@ -98,7 +98,7 @@ var (
 		0xf4, // hlt
 	}
 	longCode = []byte{
-		0xb9, 0x80, 0x96, 0x98, 0x00, // mov ecx, 10_000_000
+		0xb9, 0x80, 0x84, 0x1e, 0x00, // mov ecx, 2_000_000
 		0xff, 0xc9, // again: dec ecx
 		0x75, 0xfc, // jnz again
 		0x48, 0xb8, 0x88, 0x77, 0x66, 0x55, 'L', 0, 0, 0, // mov rax, 'L'<<32 | 0x55667788
