@@ -199,3 +199,50 @@ func BenchmarkExtract(b *testing.B) {
 		})
 	}
 }
+
+// Whatever a layer says, nothing is made or changed outside of its directory.
+func FuzzExtract(f *testing.F) {
+	if os.Geteuid() != 0 {
+		f.Skip("needs root: owners and devices")
+	}
+	f.Add(richLayer(f))
+	for _, names := range [][2]string{{"a", "../../outside"}, {"..", "/"}, {"a/../..", "x"}, {".", "."}} {
+		var buf bytes.Buffer
+		w := tar.NewWriter(&buf)
+		for _, h := range []tar.Header{
+			{Name: names[0], Typeflag: tar.TypeSymlink, Linkname: names[1]},
+			{Name: names[0] + "/file", Typeflag: tar.TypeReg, Mode: 0o644},
+			{Name: names[1], Typeflag: tar.TypeDir, Mode: 0o700},
+			{Name: "hard", Typeflag: tar.TypeLink, Linkname: names[0] + "/../../sentinel"},
+			{Name: names[0] + "/.wh.sentinel", Typeflag: tar.TypeReg},
+			{Name: names[1] + "/.wh..wh..opq", Typeflag: tar.TypeReg},
+		} {
+			if err := w.WriteHeader(&h); err != nil {
+				f.Fatal(err)
+			}
+		}
+		_ = w.Close()
+		f.Add(buf.Bytes())
+	}
+	f.Fuzz(func(t *testing.T, layer []byte) {
+		outer := t.TempDir()
+		root := filepath.Join(outer, "in", "root")
+		if err := errors.Join(os.MkdirAll(root, 0o700), os.WriteFile(filepath.Join(outer, "sentinel"), []byte("s"), 0o600), os.WriteFile(filepath.Join(outer, "in", "sentinel"), []byte("s"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		look := func() map[string]string {
+			all := describeTree(t, outer)
+			for name := range all {
+				if strings.HasPrefix(name, "in/root/") || name == "in/root" {
+					delete(all, name)
+				}
+			}
+			return all
+		}
+		before := look()
+		_, _ = apply(t.Context(), root, bytes.NewReader(layer))
+		if d := cmp.Diff(before, look()); d != "" {
+			t.Errorf("outside of the root (-before +after):\n%s", d)
+		}
+	})
+}
