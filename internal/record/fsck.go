@@ -60,5 +60,5 @@ func (s *Store) Repair(_ context.Context, f model.Finding) error {
 	if f.Thing != thingLog {
 		return fmt.Errorf("there is no repair for an %s", f.Thing)
 	}
-	return s.pack()
+	return s.packNow()
 }

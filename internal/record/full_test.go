@@ -101,3 +101,32 @@ func TestDamagedOnAFullDisk(t *testing.T) {
 		return nil
 	})
 }
+
+// A disk that fails at a sync: what is acknowledged is in a file that was
+// synced, and where that fails too, the caller hears of it.
+func TestFailedSync(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	before, err := os.Stat(filepath.Join(dir, "record.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.log.fdatasync = func(int) error { return unix.EIO }
+	if err := s.Table("t").Put(t.Context(), "a", "kept", true); err != nil {
+		t.Errorf("a sync that failed once: %v", err)
+	}
+	after, err := os.Stat(filepath.Join(dir, "record.log"))
+	if err != nil || os.SameFile(before, after) {
+		t.Errorf("it was not written anew: %v", err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "record.log.new"), 0o700); err != nil { // nowhere to write it
+		t.Fatal(err)
+	}
+	if err := s.Table("t").Put(t.Context(), "b", "lost?", true); !errors.Is(err, unix.EIO) {
+		t.Errorf("nowhere to write: %v", err)
+	}
+}

@@ -25,6 +25,9 @@ type logFile struct {
 	dirty  bool  // a failed write may have left bytes after size
 	closed bool
 
+	// fdatasync is unix.Fdatasync but in tests.
+	fdatasync func(fd int) error
+
 	syncs atomic.Int64 // fsync and fdatasync calls, all files and directories
 
 	syncMu sync.Mutex
@@ -43,7 +46,7 @@ type opened struct {
 // a damaged file goes on being appended to until it can be written anew. With
 // keep a second name is given to it first, for a person to look at.
 func openLog(path string, now time.Time, keep bool, f func(payload []byte)) (l *logFile, o opened, err error) {
-	l = &logFile{path: path}
+	l = &logFile{path: path, fdatasync: unix.Fdatasync}
 	data, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return l, o, l.create()
@@ -143,7 +146,7 @@ func (l *logFile) sync(current func() (int, int64, *os.File), gen int, off int64
 		return nil // replace syncs what it writes
 	}
 	l.syncs.Add(1)
-	if err := unix.Fdatasync(int(f.Fd())); err != nil {
+	if err := l.fdatasync(int(f.Fd())); err != nil {
 		return fmt.Errorf("%s: fdatasync: %w", l.path, err)
 	}
 	l.synced = nowOff

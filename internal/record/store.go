@@ -184,9 +184,27 @@ func (s *Store) put(ctx context.Context, durable bool, all ...entry) error {
 		return nil
 	}
 	if err := s.log.sync(s.current, gen, off); err != nil {
-		return fmt.Errorf("record: %s %s: %w", e.Table, e.Key, err)
+		// After a failed sync the kernel takes the pages for clean: to ask again
+		// would succeed without their being on the disk (fsync(2)). So all of it
+		// is written anew, into another file.
+		slog.WarnContext(ctx, "record: the log could not be synced; it is written anew", "room", "record", "err", err)
+		if perr := s.packNow(); perr != nil {
+			return fmt.Errorf("record: %s %s: %w; %w", e.Table, e.Key, err, perr)
+		}
 	}
 	return nil
+}
+
+// packNow packs unless somebody does already.
+func (s *Store) packNow() error {
+	s.mu.Lock()
+	busy := s.packing
+	s.packing = true
+	s.mu.Unlock()
+	if busy {
+		return fmt.Errorf("the log is being written anew just now: %w", errdefs.ErrUnavailable)
+	}
+	return s.pack()
 }
 
 func (s *Store) current() (int, int64, *os.File) {
