@@ -36,6 +36,7 @@ var mayImport = map[string][]string{
 	"internal/image/erofs": nil, // a writer of disk images; the VM driver's tests make theirs with it
 	"internal/image":       {"internal/model", "internal/overlay", "internal/undo"},
 	"internal/build":       {"internal/model", "internal/undo"},
+	"internal/registry":    nil, // a program of its own: its libraries stay out of wharfd and wharf
 	"internal/network":     {"internal/model", "internal/undo"},
 	"internal/volume":      {"internal/model", "internal/undo"},
 	"internal/archive":     {"internal/model", "internal/undo"},
@@ -69,15 +70,16 @@ var mayImport = map[string][]string{
 	"internal/archtest": nil,
 	"internal/deps":     nil, // pins modules for rooms under construction
 
-	"cmd/wharfd":        {"internal", "api"},
-	"cmd/wharf":         nil, // HTTP only
-	"cmd/wharf-compose": nil, // HTTP only
-	"cmd/wharf-monitor": {"internal/monitor", "internal/runtime"},
-	"cmd/wharf-logger":  {"internal/logs"},
-	"cmd/wharf-oci":     {"internal/model", "internal/monitor", "internal/runtime", "internal/runtime/prepare", "internal/undo"},
-	"examples":          nil,
-	"cmd/wharf-vmm":     {"internal/driver/qemu/accel", "internal/runtime", "internal/vmm"},
-	"cmd/wharf-guest":   {"internal/guest", "internal/runtime"},
+	"cmd/wharfd":         {"internal", "api"},
+	"cmd/wharf":          nil, // HTTP only
+	"cmd/wharf-compose":  nil, // HTTP only
+	"cmd/wharf-monitor":  {"internal/monitor", "internal/runtime"},
+	"cmd/wharf-logger":   {"internal/logs"},
+	"cmd/wharf-registry": {"internal/registry"},
+	"cmd/wharf-oci":      {"internal/model", "internal/monitor", "internal/runtime", "internal/runtime/prepare", "internal/undo"},
+	"examples":           nil,
+	"cmd/wharf-vmm":      {"internal/driver/qemu/accel", "internal/runtime", "internal/vmm"},
+	"cmd/wharf-guest":    {"internal/guest", "internal/runtime"},
 
 	"test": {"internal/model"}, // end to end: from outside, over HTTP and the command line
 }
