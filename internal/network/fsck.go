@@ -85,7 +85,8 @@ func (r *Room) checkHeld(running map[model.ID]*model.Container, there map[string
 	return out
 }
 
-// checkLinks finds host ends of veth pairs on our bridges that nobody holds.
+// checkLinks finds host ends of veth pairs, and taps, on our bridges that nobody
+// holds.
 func (r *Room) checkLinks(there map[string]netlink.Link) []model.Finding {
 	bridges := map[int]bool{}
 	r.mu.Lock()
@@ -104,7 +105,7 @@ func (r *Room) checkLinks(there map[string]netlink.Link) []model.Finding {
 	var out []model.Finding
 	for name, l := range there {
 		prefix, ours := attachedID(name)
-		if !ours || l.Type() != "veth" || !bridges[l.Attrs().MasterIndex] || held[name] || r.sweep.knows(name) {
+		if !ours || (l.Type() != "veth" && l.Type() != "tuntap") || !bridges[l.Attrs().MasterIndex] || held[name] || r.sweep.knows(name) {
 			continue
 		}
 		out = append(out, model.Finding{Thing: thingLink, Name: name, ID: model.ID(prefix),
