@@ -187,6 +187,9 @@ func runtimes(c *config.Config) map[string]system.RuntimeWithStatus {
 	for _, name := range runtimeNames {
 		out[name] = system.RuntimeWithStatus{Runtime: system.Runtime{Path: c.DefaultRuntime}}
 	}
+	if c.VM {
+		out[string(model.IsolationVM)] = system.RuntimeWithStatus{Runtime: system.Runtime{Path: c.VMHolder}}
+	}
 	return out
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"wharf/internal/image/erofs"
 	"wharf/internal/model"
@@ -160,4 +161,13 @@ func (s *Store) pruneDisks(ctx context.Context) {
 			_ = os.Remove(s.path("disks", e.Name()))
 		}
 	}
+}
+
+// blocksOf is what a sparse file takes, 0 when it is not there.
+func blocksOf(path string) int64 {
+	var st unix.Stat_t
+	if unix.Stat(path, &st) != nil {
+		return 0
+	}
+	return st.Blocks * 512
 }

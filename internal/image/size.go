@@ -47,6 +47,7 @@ func (s *Store) Usage(ctx context.Context, id model.ID) (rw, root int64, err err
 		if err != nil {
 			return 0, 0, err
 		}
+		n += blocksOf(s.path("containers", string(id), "disk"))
 		u = usage{n, time.Now()}
 		s.mu.Lock()
 		s.usages[id] = u

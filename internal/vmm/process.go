@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -134,6 +135,7 @@ func (p *process) Start() error {
 // output moves what the process writes to its files, until its exit.
 func (p *process) output(r *guestapi.Reader) {
 	defer close(p.done)
+	q := newQueue()
 	for {
 		t, b, err := r.Next()
 		if err != nil {
@@ -142,11 +144,9 @@ func (p *process) output(r *guestapi.Reader) {
 		}
 		switch t {
 		case guestapi.Stdout:
-			_, _ = p.stdout.Write(b)
+			q.push(p.stdout, b, p.ended)
 		case guestapi.Stderr:
-			if p.stderr != nil {
-				_, _ = p.stderr.Write(b)
-			}
+			q.push(p.stderr, b, p.ended)
 		case guestapi.ExitFrame:
 			p.exit = exitOf(b)
 		default:
@@ -157,7 +157,19 @@ func (p *process) output(r *guestapi.Reader) {
 		}
 	}
 	_ = p.conn.Close()
-	p.closeOutput()
+	q.close(p.closeOutput)
+}
+
+// ended asks the agent whether the process has ended.
+func (p *process) ended() bool {
+	r, err := p.m.ask(askTime, guestapi.Request{Op: guestapi.OpState})
+	if err != nil || r.State == nil {
+		return false
+	}
+	if p.id == "" {
+		return r.State.Pid == 0
+	}
+	return !slices.Contains(r.State.Execs, p.id)
 }
 
 func (p *process) closeOutput() {

@@ -26,7 +26,8 @@ type cage struct {
 	binds  []specs.Mount
 	// resources limit it; nil is none.
 	resources *specs.LinuxResources
-	net       bool // it has a network namespace that is given; else a new one
+	// devices it has beside those that every container has.
+	devices []specs.LinuxDevice
 }
 
 // systemDirs are where a host keeps programs and libraries. On most hosts all
@@ -83,6 +84,7 @@ func (c *cage) prepare() (*runtime.Prepared, error) {
 			UIDMappings:       []specs.LinuxIDMapping{{HostID: c.ids.Host, Size: c.ids.Size}},
 			GIDMappings:       []specs.LinuxIDMapping{{HostID: c.ids.Host, Size: c.ids.Size}},
 			Resources:         c.resources,
+			Devices:           c.devices,
 			RootfsPropagation: "private",
 		},
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"os"
 	"runtime"
 	"sync"
 	"time"
@@ -117,12 +118,21 @@ func (m *machines) Prepare(ctx context.Context, b *model.Bundle, cgroup string) 
 	c := cage{root: m.root, ids: m.ids(b), cgroup: cgroup, name: b.ID.Short(), args: args, user: cageUser,
 		resources: hostResources(b.Spec.Linux.Resources, h.memory),
 		binds:     []specs.Mount{bindFile(h.hostKernel, h.kernel), bindFile(h.hostInitrd, h.initrd)}}
+	if h.accel == "kvm" {
+		c.devices = []specs.LinuxDevice{kvmDevice()}
+	}
 	p, err := c.prepare()
 	if err != nil {
 		return nil, files, fmt.Errorf("container of QEMU: %w", err)
 	}
 	out.QEMU = *p
 	return out, files, nil
+}
+
+// kvmDevice is /dev/kvm for QEMU's user, and nobody else's node changes.
+func kvmDevice() specs.LinuxDevice {
+	mode, user := os.FileMode(0o600), uint32(cageUser)
+	return specs.LinuxDevice{Path: "/dev/kvm", Type: "c", Major: 10, Minor: 232, FileMode: &mode, UID: &user, GID: &user}
 }
 
 // ids is the range that QEMU runs in.

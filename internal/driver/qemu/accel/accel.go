@@ -48,8 +48,10 @@ type Options struct {
 
 // Prober finds out once and remembers.
 type Prober struct {
-	o      Options
-	device string
+	o        Options
+	device   string
+	testTime time.Duration // see the constants
+	patience time.Duration
 
 	mu    sync.Mutex
 	known *outcome
@@ -67,7 +69,7 @@ type outcome struct {
 func New(o Options) (*Prober, error) {
 	switch o.Mode {
 	case "", Auto, OnlyKVM, OnlyEmule:
-		return &Prober{o: o, device: "/dev/kvm"}, nil
+		return &Prober{o: o, device: "/dev/kvm", testTime: testTime, patience: patience}, nil
 	}
 	return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("vm-accelerator %q: it has to be auto, kvm or tcg", o.Mode))
 }
@@ -172,12 +174,12 @@ func (p *Prober) test(ctx context.Context) (works bool, why string) {
 	go func() { done <- cmd.Wait() }()
 	look := time.NewTicker(20 * time.Millisecond)
 	defer look.Stop()
-	for limit := time.NewTimer(patience); ; {
+	for limit := time.NewTimer(p.patience); ; {
 		select {
 		case err := <-done:
 			return verdict(err, out.String(), time.Since(began))
 		case <-look.C:
-			if used(cmd.Process.Pid) < testTime {
+			if used(cmd.Process.Pid) < p.testTime {
 				continue
 			}
 		case <-ctx.Done():
@@ -190,7 +192,7 @@ func (p *Prober) test(ctx context.Context) (works bool, why string) {
 		p.device, time.Since(began).Round(10*time.Millisecond))
 	select {
 	case <-done:
-	case <-time.After(testTime):
+	case <-time.After(p.testTime):
 		why += " and cannot be ended: the kernel hangs in it"
 	}
 	return false, why
