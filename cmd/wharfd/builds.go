@@ -2,8 +2,10 @@ package main
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
@@ -17,7 +19,7 @@ import (
 
 // openBuilds makes the build room, which sets nothing up before the first
 // build.
-func openBuilds(c *config.Config, images *image.Store, engine *lifecycle.Engine) (*build.Room, error) {
+func openBuilds(c *config.Config, images *image.Store, engine *lifecycle.Engine, gateway []netip.Addr) (*build.Room, error) {
 	var disk unix.Statfs_t
 	if err := unix.Statfs(c.DataRoot, &disk); err != nil {
 		return nil, fmt.Errorf("statfs %s: %w", c.DataRoot, err)
@@ -32,9 +34,13 @@ func openBuilds(c *config.Config, images *image.Store, engine *lifecycle.Engine)
 			Filters: p.Filters, All: p.All, KeepFor: p.UnusedFor, Reserved: p.Reserved, Max: p.Max, MinFree: p.MinFree,
 		})
 	}
+	host := ""
+	if all := append(slices.Clone(c.HostGatewayIPs), gateway...); len(all) > 0 {
+		host = all[0].String()
+	}
 	may := c.Builder.Entitlements
 	return build.New(build.Options{
-		Root: filepath.Join(c.DataRoot, "build"), Namespace: image.Namespace, Images: images, Steps: engine, Version: release(), GC: gc,
+		Root: filepath.Join(c.DataRoot, "build"), Namespace: image.Namespace, Images: images, Steps: engine, Version: release(), GC: gc, HostGateway: host,
 		Insecure: may.SecurityInsecure != nil && *may.SecurityInsecure, NoHostNetwork: may.NetworkHost != nil && !*may.NetworkHost,
 	})
 }

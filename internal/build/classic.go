@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/netip"
 	"strings"
 	"sync"
 
@@ -65,6 +66,9 @@ func (r *Room) Build(ctx context.Context, q model.BuildRequest, body io.Reader, 
 	defer stop()
 	defer r.builds.enter(q.ID, stop)()
 
+	if q.ExtraHosts, err = r.extraHosts(q.ExtraHosts); err != nil {
+		return err
+	}
 	opt, err := solveOptions(q)
 	if err != nil {
 		return err
@@ -113,7 +117,7 @@ func solveOptions(q model.BuildRequest) (client.SolveOpt, error) {
 	}
 	set("target", q.Target)
 	set("platform", q.Platform)
-	set("add-hosts", strings.Join(equals(q.ExtraHosts), ","))
+	set("add-hosts", strings.Join(q.ExtraHosts, ","))
 	set("cgroup-parent", q.CgroupParent)
 	for key, n := range map[string]int64{
 		"shm-size": q.ShmSize, "memory": q.Memory, "memswap": q.MemorySwap,
@@ -183,15 +187,24 @@ func exportsOf(q model.BuildRequest) ([]client.ExportEntry, error) {
 	return []client.ExportEntry{{Type: mobyExporter, Attrs: map[string]string{"name": strings.Join(q.Tags, ",")}}}, nil
 }
 
-// equals writes "host:ip" as the frontend reads it.
-func equals(hosts []string) []string {
+// hostGateway stands for the host's address in --add-host.
+const hostGateway = "host-gateway"
+
+// extraHosts writes "host:ip" as the frontend reads it: "host=ip".
+func (r *Room) extraHosts(hosts []string) ([]string, error) {
 	out := make([]string, len(hosts))
 	for i, h := range hosts {
 		name, ip, ok := strings.Cut(h, "=")
 		if !ok {
-			name, ip, _ = strings.Cut(h, ":")
+			name, ip, ok = strings.Cut(h, ":")
 		}
-		out[i] = name + "=" + ip
+		if ip == hostGateway {
+			ip = r.opts.HostGateway
+		}
+		if _, err := netip.ParseAddr(strings.Trim(ip, "[]")); !ok || name == "" || err != nil {
+			return nil, cerrdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("extra host %q: want host:ip (host-gateway needs a default network)", h))
+		}
+		out[i] = name + "=" + strings.Trim(ip, "[]")
 	}
-	return out
+	return out, nil
 }

@@ -52,6 +52,8 @@ type Options struct {
 	Steps     Steps
 	GC        GC
 	Version   string // of wharf, shown to clients
+	// HostGateway is what host-gateway means in --add-host; "" for nothing.
+	HostGateway string
 	// Insecure allows RUN --security=insecure, NoHostNetwork refuses
 	// RUN --network=host.
 	Insecure, NoHostNetwork bool

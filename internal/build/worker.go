@@ -99,7 +99,7 @@ func (r *Room) newWorker() (*worker, error) {
 		Labels: map[string]string{
 			wlabel.Executor: "wharf", wlabel.Snapshotter: im.SnapshotterName(), wlabel.Hostname: hostname, wlabel.Network: "bridge",
 			// buildx looks for these in an engine that speaks Docker's API.
-			"org.mobyproject.buildkit.worker.moby.host-gateway-ip": "", "org.mobyproject.buildkit.worker.containerd.namespace": r.opts.Namespace,
+			"org.mobyproject.buildkit.worker.moby.host-gateway-ip": r.opts.HostGateway, "org.mobyproject.buildkit.worker.containerd.namespace": r.opts.Namespace,
 		},
 		Platforms:       platformsHere(),
 		BuildkitVersion: client.BuildkitVersion{Package: "github.com/moby/buildkit", Version: "wharf-" + r.opts.Version},
