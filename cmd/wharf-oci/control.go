@@ -242,9 +242,6 @@ func psCommand(g *global) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if c.status() == specs.StateStopped {
-				return errors.New("container is not running")
-			}
 			pids, err := c.group().Pids()
 			if err != nil {
 				return err

@@ -20,9 +20,9 @@ import (
 
 // createOptions are the flags of create and run.
 type createOptions struct {
-	bundle, consoleSocket, pidFile string
-	noPivot, noNewKeyring          bool
-	preserveFDs                    int
+	bundle, consoleSocket, pidFile, pidfdSocket string
+	noPivot, noNewKeyring                       bool
+	preserveFDs                                 int
 }
 
 func (o *createOptions) flags(cmd *cobra.Command) {
@@ -30,6 +30,7 @@ func (o *createOptions) flags(cmd *cobra.Command) {
 	f.StringVarP(&o.bundle, "bundle", "b", "", "directory of the bundle; default the current one")
 	f.StringVar(&o.consoleSocket, "console-socket", "", "unix socket that gets the terminal")
 	f.StringVar(&o.pidFile, "pid-file", "", "file for the process id")
+	f.StringVar(&o.pidfdSocket, "pidfd-socket", "", "unix socket that gets a descriptor of the process")
 	f.BoolVar(&o.noPivot, "no-pivot", false, "not supported")
 	f.BoolVar(&o.noNewKeyring, "no-new-keyring", false, "keep the caller's session keyring")
 	f.IntVar(&o.preserveFDs, "preserve-fds", 0, "pass on so many descriptors after standard error")
@@ -100,6 +101,9 @@ func (g *global) create(id string, o *createOptions, attached bool) (_ *containe
 	if err := c.save(); err != nil {
 		return nil, nil, err
 	}
+	if err := sendPidfd(proc.Pid, o.pidfdSocket); err != nil {
+		return nil, nil, err
+	}
 	return c, proc, writePidFile(o.pidFile, proc.Pid)
 }
 
@@ -146,6 +150,9 @@ func (g *global) newContainer(id string, o *createOptions, u *undo.Stack) (*cont
 	}
 	if c.Cgroup, err = cgroup.Clean(path, id); err != nil {
 		return nil, err
+	}
+	if pids, err := c.group().Pids(); err == nil && len(pids) > 0 {
+		return nil, fmt.Errorf("container's cgroup is not empty: %d process(es) found in %s", len(pids), c.Cgroup)
 	}
 	data, err := os.ReadFile(filepath.Join(bundle, "config.json"))
 	if err != nil {
@@ -201,15 +208,34 @@ func (c *container) handOver(proc *runtime.Process, socket string) error {
 
 func sendConsole(console *os.File, socket string) error {
 	defer console.Close()
+	return sendFile(console, "/dev/ptmx", socket)
+}
+
+// sendPidfd gives whoever waits at the socket a handle of the process that no
+// other process can come by.
+func sendPidfd(pid int, socket string) error {
+	if socket == "" {
+		return nil
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return fmt.Errorf("pidfd of %d: %w", pid, err)
+	}
+	f := os.NewFile(uintptr(fd), "pidfd")
+	defer f.Close()
+	return sendFile(f, "pidfd", socket)
+}
+
+func sendFile(f *os.File, name, socket string) error {
 	s, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(s)
 	if err := unix.Connect(s, &unix.SockaddrUnix{Name: socket}); err != nil {
-		return fmt.Errorf("console socket %s: %w", socket, err)
+		return fmt.Errorf("socket %s: %w", socket, err)
 	}
-	return unix.Sendmsg(s, []byte("/dev/ptmx"), unix.UnixRights(int(console.Fd())), nil, 0)
+	return unix.Sendmsg(s, []byte(name), unix.UnixRights(int(f.Fd())), nil, 0)
 }
 
 func startCommand(g *global) *cobra.Command {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -18,7 +20,8 @@ import (
 
 type execOptions struct {
 	processFile, cwd, user, pidFile, consoleSocket string
-	env, caps, groups                              []string
+	pidfdSocket                                    string
+	env, caps, groups, cgroups                     []string
 	tty, detach, noNewPrivs, ignorePaused          bool
 	preserveFDs                                    int
 	apparmor, label                                string
@@ -35,6 +38,8 @@ func execCommand(g *global) *cobra.Command {
 	f.StringVarP(&o.user, "user", "u", "", "UID[:GID]")
 	f.StringVar(&o.pidFile, "pid-file", "", "file for the process id")
 	f.StringVar(&o.consoleSocket, "console-socket", "", "unix socket that gets the terminal")
+	f.StringVar(&o.pidfdSocket, "pidfd-socket", "", "unix socket that gets a descriptor of the process")
+	f.StringArrayVar(&o.cgroups, "cgroup", nil, "[CONTROLLER,...:]PATH below the container's cgroup")
 	f.StringArrayVarP(&o.env, "env", "e", nil, "environment")
 	f.StringArrayVarP(&o.caps, "cap", "c", nil, "add a capability")
 	f.StringArrayVarP(&o.groups, "additional-gids", "g", nil, "further groups")
@@ -72,6 +77,9 @@ func (g *global) exec(id string, args []string, o *execOptions) error {
 	if err != nil {
 		return err
 	}
+	if p.Cgroups, err = subCgroups(p.Cgroups, o.cgroups); err != nil {
+		return err
+	}
 	files := runtime.Files{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
 	if files.Extra, err = extraFiles(o.preserveFDs); err != nil {
 		return err
@@ -92,6 +100,9 @@ func (g *global) exec(id string, args []string, o *execOptions) error {
 	}
 	if err := proc.Start(); err != nil {
 		return fmt.Errorf("exec failed: unable to start container process: %w", err)
+	}
+	if err := sendPidfd(proc.Pid, o.pidfdSocket); err != nil {
+		return err
 	}
 	if err := writePidFile(o.pidFile, proc.Pid); err != nil {
 		return err
@@ -182,4 +193,43 @@ func (o *execOptions) capabilities(p *specs.Process) {
 		caps.Ambient = add(caps.Ambient)
 	}
 	p.Capabilities = &caps
+}
+
+// subCgroups moves the directories that an exec joins further down: all of
+// them, or with controllers named those of these.
+func subCgroups(dirs, flags []string) ([]string, error) {
+	out := append([]string{}, dirs...)
+	for _, flag := range flags {
+		names, sub, named := strings.Cut(flag, ":")
+		if !named {
+			names, sub = "", flag
+		}
+		if sub = strings.Trim(sub, "/"); sub != "" && !filepath.IsLocal(sub) {
+			return nil, fmt.Errorf("bad sub cgroup path: %s", sub)
+		}
+		for _, name := range strings.Split(names, ",") {
+			found := false
+			for i, dir := range dirs {
+				if name == "" || inHierarchy(dir, name) {
+					out[i], found = filepath.Join(dir, sub), true
+				}
+			}
+			if !found {
+				return nil, fmt.Errorf("unknown controller %s in --cgroup %s", name, flag)
+			}
+		}
+	}
+	for _, dir := range out {
+		if _, err := os.Stat(dir); err != nil {
+			return nil, fmt.Errorf("error adding pid to sub cgroup: %w", err)
+		}
+	}
+	return out, nil
+}
+
+// inHierarchy: a v1 hierarchy is mounted under its controllers' names.
+func inHierarchy(dir, controller string) bool {
+	rest, ok := strings.CutPrefix(dir, "/sys/fs/cgroup/")
+	mounted, _, _ := strings.Cut(rest, "/")
+	return ok && slices.Contains(strings.Split(strings.TrimPrefix(mounted, "name="), ","), controller)
 }

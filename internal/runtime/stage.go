@@ -199,6 +199,9 @@ func (s *stage) createHooks() error {
 		}
 	}
 	if len(s.CreateHooks) > 0 {
+		if err := unix.Fchdir(s.root); err != nil { // where runc's hooks find themselves
+			return err
+		}
 		return runHooks("createContainer", s.CreateHooks, *s.HookState)
 	}
 	return nil
@@ -227,6 +230,12 @@ func (s *stage) names() error {
 // ready reports and waits for the word to go.
 func (s *stage) ready() error {
 	s.trace.add("process is set up")
+	if s.fifo >= 0 && s.Seccomp != nil && s.Seccomp.Notify {
+		// Who waits at the fifo has nobody left to give the listener to.
+		if err := s.seccompEarly(); err != nil {
+			return err
+		}
+	}
 	reply, err := json.Marshal(readyReply{UID: s.user.uid, Warnings: s.warnings, Trace: s.trace})
 	if err != nil {
 		return err

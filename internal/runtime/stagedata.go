@@ -29,15 +29,22 @@ type Stage struct {
 	Init     bool      `json:"init,omitempty"` // our init in front of the process
 	Terminal bool      `json:"terminal,omitempty"`
 
-	NoNewPrivs  bool     `json:"noNewPrivs,omitempty"`
-	Seccomp     *Seccomp `json:"seccomp,omitempty"`
-	Keyring     string   `json:"keyring,omitempty"` // name of the new session keyring; "": keep
-	Label       string   `json:"label,omitempty"`   // SELinux
-	AppArmor    string   `json:"appArmor,omitempty"`
-	Personality *uint64  `json:"personality,omitempty"`
-	Scheduler   *Sched   `json:"scheduler,omitempty"`
-	IOPriority  *int     `json:"ioPriority,omitempty"` // as ioprio_set(2) wants it
-	Affinity    []uint64 `json:"affinity,omitempty"`   // CPU mask
+	NoNewPrivs  bool       `json:"noNewPrivs,omitempty"`
+	Seccomp     *Seccomp   `json:"seccomp,omitempty"`
+	Keyring     string     `json:"keyring,omitempty"` // name of the new session keyring; "": keep
+	Label       string     `json:"label,omitempty"`   // SELinux
+	AppArmor    string     `json:"appArmor,omitempty"`
+	Personality *uint64    `json:"personality,omitempty"`
+	Scheduler   *Sched     `json:"scheduler,omitempty"`
+	IOPriority  *int       `json:"ioPriority,omitempty"` // as ioprio_set(2) wants it
+	Affinity    []uint64   `json:"affinity,omitempty"`   // CPU mask; nil: all that the cgroup allows
+	MemPolicy   *MemPolicy `json:"memPolicy,omitempty"`
+}
+
+// MemPolicy is set_mempolicy(2)'s arguments.
+type MemPolicy struct {
+	Mode  int      `json:"mode"` // with flags
+	Nodes []uint64 `json:"nodes,omitempty"`
 }
 
 // StageRoot says how the root is entered.
@@ -69,6 +76,10 @@ type StageMount struct {
 	Fallback string       `json:"fallback,omitempty"`
 	Cgroup   []CgroupView `json:"cgroup,omitempty"` // FS "cgroup": what is shown
 	Link     string       `json:"link,omitempty"`   // a symbolic link instead of a mount
+	// Bind is made by the stage itself, in its turn: its source may be there
+	// only by an earlier mount. Not with a user namespace, whose root may not
+	// reach the source.
+	Bind *HostMount `json:"bind,omitempty"`
 }
 
 // CgroupView is a hierarchy shown below a v1 cgroup mount.

@@ -75,6 +75,9 @@ func (s *stage) startHooks() error {
 	if len(s.StartHooks) == 0 {
 		return nil
 	}
+	if err := s.seccompEarly(); err != nil { // they are of the container
+		return err
+	}
 	for i := range s.StartHooks {
 		if s.StartHooks[i].Env == nil {
 			s.StartHooks[i].Env = s.Env
@@ -277,6 +280,19 @@ func (s *stage) seccomp() error {
 		return err
 	}
 	return nil
+}
+
+// seccompEarly loads the filter before the rest of what execute does, which it
+// has to let through then.
+func (s *stage) seccompEarly() error {
+	if s.NoNewPrivs {
+		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+			return fmt.Errorf("no_new_privs: %w", err)
+		}
+	}
+	err := s.seccomp()
+	s.Seccomp = nil
+	return err
 }
 
 // execve is not syscall.Exec: that would set RLIMIT_NOFILE to what it was

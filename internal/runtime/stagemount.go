@@ -38,6 +38,13 @@ func (s *stage) source(m *StageMount) (fd int, own bool, err error) {
 		}
 		return s.mounts[m.Slot], false, nil
 	}
+	if m.Bind != nil {
+		maker := rootMaker{user: -1}
+		fd, err = maker.bind(m.Bind)
+		s.warnings = append(s.warnings, maker.warnings...)
+		return fd, true, err
+	}
+	s.inheritMode(m)
 	fd, err = newMount(m.FS, m.Source, m.Data, m.Attr)
 	if err != nil && m.Fallback != "" && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)) {
 		fd, err = hostMount(m.Fallback)
@@ -109,7 +116,6 @@ func (s *stage) place(m *StageMount, fd int) error {
 			return err
 		}
 	}
-	s.inheritMode(m, fd)
 	to, err := s.target(m.Dest, isDir)
 	if err != nil {
 		return err
@@ -141,7 +147,7 @@ func (s *stage) place(m *StageMount, fd int) error {
 
 // inheritMode gives a tmpfs without a mode option that of the directory that
 // it covers, if there is one.
-func (s *stage) inheritMode(m *StageMount, fd int) {
+func (s *stage) inheritMode(m *StageMount) {
 	if m.FS != "tmpfs" || m.CopyUp {
 		return
 	}
@@ -157,7 +163,7 @@ func (s *stage) inheritMode(m *StageMount, fd int) {
 	defer unix.Close(old)
 	var st unix.Stat_t
 	if unix.Fstat(old, &st) == nil {
-		_ = unix.Fchmodat(fd, ".", st.Mode&0o7777, 0)
+		m.Data = append(m.Data, fmt.Sprintf("mode=%o", st.Mode&0o7777))
 	}
 }
 

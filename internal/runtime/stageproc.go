@@ -203,10 +203,22 @@ func (s *stage) schedule() error {
 			return fmt.Errorf("I/O priority: %w", e)
 		}
 	}
-	if len(s.Affinity) > 0 {
+	if len(s.Affinity) == 0 {
+		s.anyCPU()
+	} else {
 		_, _, e := unix.RawSyscall(unix.SYS_SCHED_SETAFFINITY, 0, uintptr(8*len(s.Affinity)), uintptr(unsafe.Pointer(&s.Affinity[0])))
 		if e != 0 {
 			return fmt.Errorf("CPU affinity: %w", e)
+		}
+	}
+	if m := s.MemPolicy; m != nil {
+		var mask uintptr
+		if len(m.Nodes) > 0 {
+			mask = uintptr(unsafe.Pointer(&m.Nodes[0]))
+		}
+		// One more than there are: the kernel does not count the last one.
+		if _, _, e := unix.RawSyscall(unix.SYS_SET_MEMPOLICY, uintptr(m.Mode), mask, uintptr(64*len(m.Nodes)+1)); e != 0 {
+			return fmt.Errorf("memory policy %#x of nodes %x: %w", m.Mode, m.Nodes, e)
 		}
 	}
 	if s.Personality != nil {
@@ -215,6 +227,16 @@ func (s *stage) schedule() error {
 		}
 	}
 	return nil
+}
+
+// anyCPU undoes what our caller was bound to: the cgroup says where the
+// process may run. The kernel leaves out the CPUs that it does not allow.
+func (s *stage) anyCPU() {
+	var all [128]uint64 // 8192 CPUs
+	for i := range all {
+		all[i] = ^uint64(0)
+	}
+	_, _, _ = unix.RawSyscall(unix.SYS_SCHED_SETAFFINITY, 0, unsafe.Sizeof(all), uintptr(unsafe.Pointer(&all[0])))
 }
 
 // labels sets what the next execve shall get from SELinux or AppArmor.

@@ -339,7 +339,7 @@ func (p *planner) unified(r *specs.LinuxResources) error {
 			return fmt.Errorf("unified resource %q is not a file name of cgroup v2: %w", k, errdefs.ErrInvalidArgument)
 		}
 		if controller != "cgroup" && !p.l.V2Controllers[controller] {
-			return fmt.Errorf("unified resource %q can't be set: controller %q not available in cgroup v2 here: %w", k, controller, errdefs.ErrInvalidArgument)
+			return fmt.Errorf("invalid configuration: unified resource %q can't be set: controller %q not available in cgroup v2 here: %w", k, controller, errdefs.ErrInvalidArgument)
 		}
 		p.need[controller] = true
 		p.write2(k, r.Unified[k], k, true)

@@ -67,7 +67,7 @@ func (c *container) devices() error {
 // boundDev: the spec binds something on /dev.
 func (c *container) boundDev() bool {
 	for i := range c.st.Mounts {
-		if c.st.Mounts[i].Dest == "/dev" {
+		if m := &c.st.Mounts[i]; m.Dest == "/dev" && m.FS != "tmpfs" {
 			return true
 		}
 	}

@@ -44,6 +44,9 @@ func Exec(b *model.Bundle, e *model.ExecSpec, cgroupPath string, o Options) (*ru
 		if st.Personality, err = personality(b.Spec.Linux.Personality); err != nil {
 			return nil, err
 		}
+		if st.MemPolicy, err = memoryPolicy(b.Spec.Linux.MemoryPolicy); err != nil {
+			return nil, err
+		}
 	}
 	dir, err := cgroupAt(b, cgroupPath)
 	if err != nil {

@@ -90,9 +90,18 @@ func (c *container) bindMount(m *specs.Mount, o *mountOptions, dest string) erro
 	if h.RecProp != 0 && !o.rbind {
 		h.Prop, h.RecProp = h.RecProp, 0
 	}
+	if c.byStage() && !h.IDMap && (h.Prop|h.RecProp)&unix.MS_SHARED == 0 {
+		c.st.Mounts = append(c.st.Mounts, runtime.StageMount{Slot: -1, Dest: dest, Bind: &h})
+		return nil
+	}
 	c.hostMount(h, runtime.StageMount{Dest: dest})
 	return nil
 }
+
+// byStage: mounts are made one after the other, as the specification has it,
+// which a stage with the host's rights can do. Docker's binds come from
+// outside of the container and need no order.
+func (c *container) byStage() bool { return c.o.Unshifted && !c.mapped }
 
 // lowerWord names layers one by one, as fsconfig(2) takes them.
 const lowerWord = "lowerdir+="
@@ -189,6 +198,15 @@ func (c *container) mappedIDs(fs string, data []string) []string {
 // devMount makes /dev with the host's rights.
 func (c *container) devMount(o *mountOptions) error {
 	readOnly := o.set&unix.MOUNT_ATTR_RDONLY != 0
+	if c.byStage() && c.host.Mknod {
+		sm := runtime.StageMount{Slot: -1, FS: "tmpfs", Source: "tmpfs", Dest: "/dev", Attr: o.set &^ unix.MOUNT_ATTR_RDONLY,
+			Data: o.data, Prop: o.prop, RecProp: o.recProp, LateReadOnly: readOnly}
+		if l := c.p.MountLabel; l != "" {
+			sm.Data = append(sm.Data, "context="+l)
+		}
+		c.st.Mounts = append(c.st.Mounts, sm)
+		return nil
+	}
 	h := runtime.HostMount{Kind: runtime.HostDev, Dest: "/dev", Set: o.set &^ unix.MOUNT_ATTR_RDONLY, Data: o.data, Nodes: c.defaultNodes()}
 	c.hostMount(h, runtime.StageMount{Dest: "/dev", Prop: o.prop, RecProp: o.recProp, LateReadOnly: readOnly})
 	return nil

@@ -235,9 +235,6 @@ func (c *container) names() error {
 	if c.spec.Linux.IntelRdt != nil {
 		return missing("intelRdt")
 	}
-	if c.spec.Linux.MemoryPolicy != nil {
-		return missing("memoryPolicy")
-	}
 	if len(c.spec.Linux.NetDevices) > 0 {
 		return missing("netDevices")
 	}

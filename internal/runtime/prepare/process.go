@@ -27,6 +27,9 @@ func (c *container) process() error {
 	if c.st.Personality, err = personality(c.spec.Linux.Personality); err != nil {
 		return err
 	}
+	if c.st.MemPolicy, err = memoryPolicy(c.spec.Linux.MemoryPolicy); err != nil {
+		return err
+	}
 	c.p.OOMScoreAdj, c.p.Rlimits = p.OOMScoreAdj, p.Rlimits
 	c.p.Terminal, c.p.ConsoleSize = p.Terminal, consoleSize(p, c.b.ConsoleSize)
 	sec, listener, metadata, err := seccomp(c.spec.Linux.Seccomp)
