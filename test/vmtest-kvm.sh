@@ -3,9 +3,12 @@
 # whose processor has SVM loads kvm_amd, finds that KVM works (the self-test), and
 # boots a virtual machine of its own on it. Not part of CI: emulation in
 # emulation takes minutes.
+#
+#   test/vmtest-kvm.sh [TEST]    TEST: which tests of internal/guest (TestMachine); none: "-"
 set -euo pipefail
 cd "$(dirname "$0")/.."
 GO=${GO:-go}
+tests=${1:-TestMachine}
 export CGO_ENABLED=0
 bash test/setup.sh test
 kernel=$(ls -v /boot/vmlinuz-*-cloud-amd64 2>/dev/null | tail -n 1)
@@ -43,6 +46,7 @@ echo 'root:x:0:0::/root:/bin/sh' >"$root/etc/passwd"
 "$GO" test -c -o "$root/test/accel" ./internal/driver/qemu/accel
 "$GO" test -c -o "$root/test/guest" ./internal/guest
 "$GO" build -trimpath -ldflags '-s -w' -o "$root/test/wharf-guest" ./cmd/wharf-guest
+echo "$tests" >"$root/test/which"
 cat >"$root/test/run" <<'RUN'
 #!/bin/sh
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root TMPDIR=/tmp
@@ -50,8 +54,9 @@ mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev;
 mount -t cgroup2 cgroup2 /sys/fs/cgroup; touch /etc/machine-id 2>/dev/null
 modprobe kvm-amd && echo "kvm_amd is loaded"
 ip link set lo up
-/test/accel -test.v -test.run 'TestHere'
-WHARF_TEST_AGENT=/test/wharf-guest WHARF_TEST_ACCEL=kvm /test/guest -test.v -test.run 'TestMachine$' -test.timeout 900s
+which=$(cat /test/which)
+WHARF_TEST_KVM=1 /test/accel -test.v -test.run 'TestHere' &&
+	WHARF_TEST_AGENT=/test/wharf-guest WHARF_TEST_ACCEL=kvm /test/guest -test.v -test.run "^$which\$" -test.timeout 1200s
 echo "result: $?"
 poweroff -f
 RUN
