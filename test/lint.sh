@@ -58,7 +58,9 @@ cat >"$exclude" <<'LIST'
 golang.org/x/sys/unix.Close
 (wharf/internal/model.Stream).Close
 (wharf/internal/driver.Sandbox).Close
-(*wharf/internal/driver/native.sandbox).Close
+(*wharf/internal/driver/held.sandbox).Close
+(*wharf/internal/driver/held.Conn).Close
+(wharf/internal/driver.Files).Close
 (*github.com/klauspost/compress/gzip.Reader).Close
 (*compress/gzip.Reader).Close
 (*net/http.Response.Body).Close

@@ -3,7 +3,6 @@ package qemu
 import (
 	"os"
 	"path/filepath"
-	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -106,6 +105,3 @@ func (c *cage) prepare() (*runtime.Prepared, error) {
 func bindFile(from, to string) specs.Mount {
 	return specs.Mount{Destination: to, Type: "bind", Source: from, Options: []string{"bind", "rprivate", "ro", "nosuid", "nodev", "noexec"}}
 }
-
-// shorten is a host name out of an id.
-func shorten(id model.ID) string { return strings.TrimSpace(id.Short()) }

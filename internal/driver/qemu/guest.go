@@ -46,7 +46,6 @@ type share struct {
 	source   string // on the host
 	file     string // when source is a file: its name in the share
 	readOnly bool
-	options  []string // of the bind on the host
 }
 
 // inside is where the guest finds the share's content.
