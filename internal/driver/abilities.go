@@ -54,3 +54,13 @@ type Plugger interface {
 	Plug(ctx context.Context, all []model.Endpoint, ep model.Endpoint) error
 	Unplug(ctx context.Context, all []model.Endpoint, ep model.Endpoint) error
 }
+
+// OOMNotifier is an instance that tells when the kernel runs out of memory in
+// it, at that time; of others the exit says it.
+type OOMNotifier interface {
+	// NotifyOOM calls f(true) when processes were killed for memory, and
+	// f(false) when they wait for some because killing is disabled; until the
+	// instance ends. Kills before are told of too, unless told. f is called
+	// from other goroutines, one at a time, and may wait.
+	NotifyOOM(told bool, f func(killed bool)) error
+}

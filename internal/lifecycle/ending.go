@@ -77,7 +77,7 @@ func endOf(c *model.Container, exit model.Exit, a asked, gaveUp int) *model.End 
 	switch {
 	case exit.Error != "":
 		out.Reason, out.Text = model.EndEngine, exit.Error
-	case exit.OOMKilled:
+	case exit.OOMKilled && exit.Code == 128+int(syscall.SIGKILL): // else it lived on without a child that was killed
 		out.Reason, out.Text = model.EndOOM, "killed by the kernel for lack of memory"
 		if m := c.HostConfig.Memory; m > 0 {
 			out.Text += fmt.Sprintf(" (limit %d MiB)", m>>20)
@@ -88,6 +88,9 @@ func endOf(c *model.Container, exit model.Exit, a asked, gaveUp int) *model.End 
 		out.Reason, out.Text = model.EndUser, userText(a, exit)
 	case sig != 0:
 		out.Reason, out.Text = model.EndSignal, "ended by "+out.Signal+", which did not come through the engine"
+	}
+	if exit.OOMKilled && out.Reason == model.EndExited {
+		out.Text += "; the kernel had killed a process in it for lack of memory"
 	}
 	if gaveUp > 0 {
 		out.Text += fmt.Sprintf("; the restart policy gave up after %d restarts", gaveUp)

@@ -44,6 +44,7 @@ type entry struct {
 	again  restart            // restart policy's memory
 	timing Timing
 	doomed bool // the present run was sent SIGKILL
+	oom    oomTold
 	gone   bool // removed; the entry is no longer in the index
 }
 
@@ -95,7 +96,7 @@ func (e *entry) instance() (driver.Instance, error) {
 func (e *entry) began(inst driver.Instance) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.inst, e.ended, e.doomed = inst, make(chan struct{}), false
+	e.inst, e.ended, e.doomed, e.oom = inst, make(chan struct{}), false, oomTold{}
 }
 
 // doom notes that the present run is being killed. Nothing may freeze it any

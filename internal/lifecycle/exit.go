@@ -24,6 +24,7 @@ type exits struct {
 // watch waits for a run's end and handles it. It runs for as long as the
 // container does.
 func (x *exits) watch(e *entry, inst driver.Instance) {
+	x.watchMemory(e, inst)
 	exit, err := inst.Wait(x.life)
 	if x.life.Err() != nil {
 		return // the daemon ends; the next one takes it up
@@ -48,6 +49,7 @@ func (x *exits) end(ctx context.Context, e *entry, inst driver.Instance, exit mo
 	if !e.over(inst) {
 		return
 	}
+	x.lateOOM(e, exit)
 	began := time.Now()
 	x.health.end(e)
 	r := &run{e: e, c: e.record()}
@@ -61,7 +63,10 @@ func (x *exits) end(ctx context.Context, e *entry, inst driver.Instance, exit mo
 
 	// First the record, so that the code survives whatever comes.
 	steps := x.starter.steps()
-	if !x.force(ctx, e, func(c *model.Container) { x.mark(c, exit, e.isStopped(), again, remove); c.State.End = end }) {
+	if !x.force(ctx, e, func(c *model.Container) {
+		x.mark(c, exit, e.isStopped(), again, remove)
+		c.State.End, c.State.OOMKilled = end, c.State.OOMKilled || e.hadOOM()
+	}) {
 		e.kept.Store(true) // the driver's own note is the only one that survives the daemon: see settle
 		steps = slices.DeleteFunc(steps, func(s step[*run]) bool { return s.name == stepInstance })
 	}
@@ -72,9 +77,6 @@ func (x *exits) end(ctx context.Context, e *entry, inst driver.Instance, exit mo
 		_ = unwind(ctx, steps, r, x.report(e.id)) // reported there
 	}
 	x.volumeEvents(r.c, events.ActionUnmount)
-	if exit.OOMKilled {
-		x.event(e.record(), events.ActionOOM, nil)
-	}
 	x.event(e.record(), events.ActionDie, map[string]string{
 		"exitCode":     strconv.Itoa(exit.Code),
 		"execDuration": strconv.Itoa(int(max(lasted, 0).Seconds())),
@@ -114,7 +116,7 @@ func (x *exits) mark(c *model.Container, exit model.Exit, stopped, again, remove
 		c.State = st
 	}
 	c.State.Pid, c.State.ExitCode, c.State.FinishedAt = 0, exit.Code, exit.At
-	c.State.Error, c.State.OOMKilled = exit.Error, exit.OOMKilled
+	c.State.Error, c.State.OOMKilled = exit.Error, exit.OOMKilled || c.State.OOMKilled
 	if remove {
 		c.Removal = x.removal(model.RemovedAuto, true)
 	}

@@ -176,6 +176,46 @@ func TestOOM(t *testing.T) {
 	id := s.running("-m", "16m", "--memory-swap", "16m", "busybox", "sh", "-c", "x=$(head -c 64000000 /dev/zero | tr '\\0' x); echo ${#x}")
 	s.ok("wait", id)
 	s.equal("recorded", s.inspect(id, "{{.State.OOMKilled}} {{.State.ExitCode}}"), "true 137")
+	s.equal("once, and first", s.oomEvents(id), "oom die")
+}
+
+// The event comes when the kernel kills, also of a child whose container lives
+// on, and under the next daemon.
+func TestOOMOfAChild(t *testing.T) {
+	s := ownDaemon(t)
+	id := s.running("-m", "16m", "--memory-swap", "16m", "busybox", "sh", "-c", "trap exit TERM; while :; do sleep 0.1; done")
+	hungry := []string{"exec", id, "sh", "-c", "x=$(head -c 64000000 /dev/zero | tr '\\0' x); echo ${#x}"}
+	s.equal("before", s.inspect(id, "{{.State.OOMKilled}}"), "false")
+	s.fails(137, "", hungry...)
+	s.until(id, "{{.State.OOMKilled}} {{.State.Running}}", "true true")
+	s.equal("first", s.oomEvents(id), "oom")
+	s.d.kill()
+	if err := s.d.start(); err != nil {
+		t.Fatal(err)
+	}
+	s.equal("recovered", s.inspect(id, "{{.State.OOMKilled}} {{.State.Running}}"), "true true")
+	s.fails(137, "", hungry...)
+	if err := eventually(5*time.Second, func() error {
+		if got := s.oomEvents(id); got != "oom" { // events are the new daemon's
+			return fmt.Errorf("events %q", got)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+	s.ok("stop", id)
+	s.equal("still said", s.inspect(id, "{{.State.OOMKilled}}"), "true")
+	s.equal("not again", s.oomEvents(id), "oom die")
+	s.ok("start", id)
+	s.equal("a new run", s.inspect(id, "{{.State.OOMKilled}}"), "false")
+}
+
+// oomEvents are the container's events oom and die.
+func (s *scene) oomEvents(id string) string {
+	s.Helper()
+	out := s.ok("events", "--since", "0", "--until", strconv.FormatInt(time.Now().Unix()+1, 10), "--filter", "container="+id,
+		"--filter", "event=oom", "--filter", "event=die", "--format", "{{.Action}}")
+	return strings.Join(strings.Fields(out), " ")
 }
 
 func TestFiftyAtOnce(t *testing.T) {

@@ -41,6 +41,7 @@ import (
 
 	"wharf/internal/driver"
 	"wharf/internal/model"
+	"wharf/internal/runtime/cgroup"
 )
 
 // Kind is what one driver starts and how.
@@ -86,6 +87,7 @@ type Options struct {
 type Driver struct {
 	opts      Options
 	instances string // directory
+	oom       cgroup.OOMWatch
 
 	mu        sync.Mutex
 	live      map[model.ID]*Instance

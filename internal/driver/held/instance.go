@@ -37,8 +37,9 @@ type Instance struct {
 	done chan struct{} // closed when exit is set
 	exit model.Exit
 
-	mu     sync.Mutex
-	bundle *model.Bundle // nil until needed, after a recovery
+	mu      sync.Mutex
+	bundle  *model.Bundle // nil until needed, after a recovery
+	unwatch []func()      // ends NotifyOOM's notices
 }
 
 var _ driver.Instance = (*Instance)(nil)
@@ -79,6 +80,7 @@ func (i *Instance) hold(r *monitorapi.Reader, conn io.Closer) {
 	}
 	i.exit = i.complete(e)
 	close(i.done)
+	i.unwatchAll()
 }
 
 // Wait blocks until the exit is recorded.

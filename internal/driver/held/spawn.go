@@ -76,7 +76,7 @@ func (d *Driver) refill() {
 	})
 }
 
-// Close ends the spare monitors. Instances live on. They would end with this
+// Close ends the spare monitors and the watch for lack of memory. Instances live on. They would end with this
 // process, too.
 func (d *Driver) Close() error {
 	d.mu.Lock()
@@ -84,7 +84,7 @@ func (d *Driver) Close() error {
 	spare := d.spare
 	d.spare = nil
 	d.mu.Unlock()
-	var errs []error
+	errs := []error{d.oom.Close()}
 	for _, m := range spare {
 		errs = append(errs, m.control.Close())
 	}
