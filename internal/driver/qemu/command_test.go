@@ -1,0 +1,128 @@
+package qemu
+
+import (
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/moby/moby/api/types/network"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"wharf/api/guestapi"
+	"wharf/internal/model"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+func example(m mode) *hardware {
+	h := &hardware{binary: "/usr/bin/qemu-system-x86_64", accel: "tcg", cpus: 2, memory: 512 << 20, kernel: "/vm/vmlinux", initrd: "/vm/initrd",
+		commandLine: "console=ttyS0 quiet", mode: m, digest: "d",
+		taps:  []tap{{link: "wh0123456789ab0"}, {}, {}, {}},
+		disks: []disk{{serial: serialRoot, path: "/image", readOnly: true}, {serial: serialWritable, path: "/disk"}}}
+	if m == cold {
+		h.shares, h.accel = []string{"share0"}, "kvm"
+	}
+	return h
+}
+
+// The command lines of the three modes, with the descriptors that they name.
+func TestCommand(t *testing.T) {
+	for m, name := range map[mode]string{cold: "cold", template: "template", clone: "clone"} {
+		args, files := example(m).command()
+		var b strings.Builder
+		for _, a := range args {
+			if strings.HasPrefix(a, "-") {
+				b.WriteString("\n")
+			}
+			b.WriteString(a + " ")
+		}
+		b.WriteString("\n\n")
+		for i, f := range files {
+			fmt.Fprintf(&b, "%d %+v\n", 3+i, f)
+		}
+		at := filepath.Join("testdata", "command."+name)
+		if *update {
+			if err := os.WriteFile(at, []byte(b.String()), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(string(want), b.String()); d != "" {
+			t.Errorf("%s (go test -update writes it):\n%s", name, d)
+		}
+	}
+}
+
+// A template has the devices of its clones, in their order: else its state
+// does not fit.
+func TestTemplateLikeClone(t *testing.T) {
+	devices := func(m mode) (out []string) {
+		args, _ := example(m).command()
+		for i, a := range args {
+			if a == "-device" {
+				out = append(out, strings.TrimSuffix(strings.TrimSuffix(args[i+1], "=on"), "=off"))
+			}
+		}
+		return out
+	}
+	if d := cmp.Diff(devices(template), devices(clone)); d != "" {
+		t.Error(d)
+	}
+	if example(cold).key() != "" {
+		t.Error("a machine with shares has a template")
+	}
+}
+
+func TestSize(t *testing.T) {
+	limit := func(n int64) *specs.LinuxMemory { return &specs.LinuxMemory{Limit: &n} }
+	cpu := func(quota int64) *specs.LinuxCPU {
+		period := uint64(100_000)
+		return &specs.LinuxCPU{Quota: &quota, Period: &period}
+	}
+	for _, c := range []struct {
+		r      specs.LinuxResources
+		memory int64
+		cpus   int
+	}{
+		{specs.LinuxResources{}, 512 << 20, 2},
+		{specs.LinuxResources{Memory: limit(200 << 20)}, 264 << 20, 2},
+		{specs.LinuxResources{Memory: limit(6 << 20)}, 96 << 20, 2},
+		{specs.LinuxResources{Memory: limit(200<<20 + 1)}, 266 << 20, 2},
+		{specs.LinuxResources{CPU: cpu(50_000)}, 512 << 20, 1},
+		{specs.LinuxResources{CPU: cpu(-1)}, 512 << 20, 2},
+	} {
+		if memory, cpus := size(&c.r, 512<<20, 2); memory != c.memory || cpus != c.cpus {
+			t.Errorf("%+v: %d MiB, %d processors", c.r, memory>>20, cpus)
+		}
+	}
+}
+
+// The first endpoint with a gateway has the default route of its family.
+func TestInterfaces(t *testing.T) {
+	ep := func(name, addr, gw string) model.Endpoint {
+		s := &network.EndpointSettings{IPAddress: netip.MustParseAddr(addr), IPPrefixLen: 16, MacAddress: network.HardwareAddr{2, 0, 0, 0, 0, 1}}
+		if gw != "" {
+			s.Gateway = netip.MustParseAddr(gw)
+		}
+		return model.Endpoint{Network: name, Interface: name, Tap: true, MTU: 1400, Settings: s}
+	}
+	got, err := interfaces([]model.Endpoint{ep("eth0", "10.1.0.2", ""), ep("eth1", "10.2.0.2", "10.2.0.1"), ep("eth2", "10.3.0.2", "10.3.0.1"), {Network: "none"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	one := func(name, addr string, routes ...guestapi.Route) guestapi.Interface {
+		return guestapi.Interface{MAC: "02:00:00:00:00:01", Name: name, MTU: 1400, Addresses: []string{addr}, Routes: routes}
+	}
+	want := []guestapi.Interface{one("eth0", "10.1.0.2/16"), one("eth1", "10.2.0.2/16", guestapi.Route{Gateway: "10.2.0.1"}), one("eth2", "10.3.0.2/16")}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
