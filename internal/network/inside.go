@@ -2,6 +2,7 @@ package network
 
 import (
 	"errors"
+	"io"
 	"maps"
 	"os"
 	"slices"
@@ -20,10 +21,10 @@ import (
 // turning it off for interfaces that come, and on again when ours have come,
 // does not.
 type inside struct {
+	proc    *procfs
 	noIPv6  []string // interfaces that get none
 	all     bool     // these are all of them
-	changed bool     // before turned the default off
-	names   []string // interfaces by which the container asks for names
+	file    *os.File // of the default, which before turned off; nil: it did not
 	sysctls []sysctl // in order; the interfaces' own come last
 }
 
@@ -49,14 +50,11 @@ func interfaceSysctls(opt, ifname string) ([]sysctl, error) {
 	return all, nil
 }
 
-const defaultDisableIPv6 = "/proc/sys/net/ipv6/conf/default/disable_ipv6"
+const defaultDisableIPv6 = "sys/net/ipv6/conf/default/disable_ipv6"
 
-func newInside(eps []*endpoint, sysctls map[string]string) *inside {
-	in := &inside{all: true}
+func newInside(proc *procfs, eps []*endpoint, sysctls map[string]string) *inside {
+	in := &inside{proc: proc, all: true}
 	for _, e := range eps {
-		if e.asksNames() {
-			in.names = append(in.names, e.Interface)
-		}
 		switch {
 		case e.Interface == "":
 		case e.Settings.GlobalIPv6Address.IsValid():
@@ -82,7 +80,7 @@ func (in *inside) before(*rtnl) error {
 	if !in.all || len(in.noIPv6) == 0 {
 		return nil
 	}
-	b, err := os.ReadFile(defaultDisableIPv6)
+	f, err := in.proc.open(defaultDisableIPv6, os.O_RDWR)
 	if errors.Is(err, os.ErrNotExist) {
 		in.noIPv6 = nil // a kernel without IPv6
 		return nil
@@ -90,35 +88,46 @@ func (in *inside) before(*rtnl) error {
 	if err != nil {
 		return err
 	}
-	if strings.TrimSpace(string(b)) == "0" {
-		in.changed = true
-		return os.WriteFile(defaultDisableIPv6, []byte("1"), 0)
+	b := make([]byte, 8)
+	n, err := f.ReadAt(b, 0)
+	if err != nil && !errors.Is(err, io.EOF) || strings.TrimSpace(string(b[:n])) != "0" {
+		return errors.Join(ignoreEOF(err), f.Close())
 	}
-	return nil
+	in.file = f
+	_, err = f.WriteAt([]byte("1"), 0)
+	return err
+}
+
+func ignoreEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
+
+// restore puts back what before changed. It may be called anywhere, and again.
+func (in *inside) restore() error {
+	if in.file == nil {
+		return nil
+	}
+	_, err := in.file.WriteAt([]byte("0"), 0)
+	err = errors.Join(err, in.file.Close())
+	in.file = nil
+	return err
 }
 
 // again reports whether after has anything to do.
 func (in *inside) again() bool {
-	return in.changed || len(in.sysctls) > 0 || len(in.names) > 0 || !in.all && len(in.noIPv6) > 0
+	return len(in.sysctls) > 0 || !in.all && len(in.noIPv6) > 0
 }
 
 // after runs when the links are there and before they are up.
 func (in *inside) after() error {
-	if in.changed {
-		if err := os.WriteFile(defaultDisableIPv6, []byte("0"), 0); err != nil {
-			return err
-		}
-	}
 	if !in.all {
 		for _, name := range in.noIPv6 {
 			if err := setFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", "1"); err != nil && !errors.Is(err, os.ErrNotExist) {
 				return err
 			}
-		}
-	}
-	for _, name := range in.names {
-		if err := setFile("/proc/sys/net/ipv4/conf/"+name+"/route_localnet", "1"); err != nil {
-			return err
 		}
 	}
 	for _, s := range in.sysctls {

@@ -115,6 +115,19 @@ func setMaster(index, bridge, mtu int, name string) request {
 	return r
 }
 
+// routeLocalnet lets loopback addresses come and go by a link, which is
+// sysctl net.ipv4.conf.NAME.route_localnet.
+func routeLocalnet(index int, name string) request {
+	const devconf = 26 // IPV4_DEVCONF_ROUTE_LOCALNET
+	r := newRequest("let "+name+" route loopback addresses", unix.RTM_SETLINK, 0)
+	r.AddData(ifinfo(index, false))
+	spec := nl.NewRtAttr(unix.IFLA_AF_SPEC, nil)
+	conf := spec.AddRtAttr(unix.AF_INET, nil).AddRtAttr(unix.IFLA_INET_CONF, nil)
+	conf.AddRtAttr(devconf, nl.Uint32Attr(1))
+	r.AddData(spec)
+	return r
+}
+
 // settle asks for a link, which makes the kernel (6.8 and later) act on a
 // change of its carrier now rather than when a worker comes to it: until then
 // a link drops what is sent and a bridge port does not forward, and the first

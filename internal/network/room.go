@@ -64,6 +64,7 @@ type Room struct {
 	rt    *rtnl           // for the hot path, in the daemon's own namespace
 	slow  *netlink.Handle // for the rest
 	sweep *janitor
+	proc  procfs
 
 	mu        sync.Mutex
 	nets      map[string]*net                   // guarded by mu, by id
@@ -181,7 +182,7 @@ func (r *Room) Close() error {
 		n.making.Unlock()
 	}
 	r.slow.Close()
-	return errors.Join(err, r.rt.close())
+	return errors.Join(err, r.rt.close(), r.proc.close())
 }
 
 // Warnings says what this machine lacks, and what other firewalls keep from

@@ -25,8 +25,9 @@ func (r *Room) wire(path string, q model.AttachNetworks, eps []*endpoint, fresh 
 	if !fresh {
 		sysctls = nil // they are set; the program may have changed them since
 	}
-	in := newInside(eps, sysctls)
+	in := newInside(&r.proc, eps, sysctls)
 	c, err := ns.enter(in.before)
+	defer func() { _ = in.restore() }()
 	if err != nil {
 		return err
 	}
@@ -46,6 +47,9 @@ func (r *Room) wire(path string, q model.AttachNetworks, eps []*endpoint, fresh 
 		if index[i], err = c.index(e.Interface); err != nil {
 			return fmt.Errorf("find %s: %w", e.Interface, err)
 		}
+	}
+	if err := in.restore(); err != nil {
+		return err
 	}
 	if in.again() {
 		if err := ns.do(in.after); err != nil {
@@ -132,6 +136,9 @@ func insideRequests(eps []*endpoint, index []int, fresh bool) []request {
 			reqs = append(reqs, addAddress(index[i], netip.PrefixFrom(a, bits)))
 		}
 		reqs = append(reqs, linkLocals(index[i], s)...)
+		if e.asksNames() { // for 127.0.0.11
+			reqs = append(reqs, routeLocalnet(index[i], e.Interface))
+		}
 		reqs = append(reqs, linkUp(index[i], e.Interface), settle(index[i], e.Interface))
 		if q, ok := e.defaultRoute(index[i], true); ok && !gw4 {
 			gw4 = true
