@@ -123,7 +123,7 @@ func strays() []int {
 	var pids []int
 	for pid, cmdline := range processes() {
 		ns, _ := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
-		if ns == own && strings.HasPrefix(cmdline, "wharf-monitor") {
+		if ns == own && (strings.HasPrefix(cmdline, "wharf-monitor") || strings.HasPrefix(cmdline, "wharf-vmm")) {
 			pids = append(pids, pid)
 		}
 	}
