@@ -16,7 +16,7 @@ LDFLAGS  = -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 export CGO_ENABLED = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build kernel vmtest-kvm check unit test example demo bench images install uninstall clean cross setup fmt go-version
+.PHONY: help build kernel vmtest-kvm check unit test vmtest example demo bench images install uninstall clean cross setup fmt go-version
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +39,9 @@ check: go-version ## formatting, vet, lint, import table, unit tests, generated 
 
 unit: go-version ## unit tests alone (those that need root skip without it)
 	$(GO) test ./internal/... ./api/... ./cmd/...
+
+vmtest: go-version ## runtime, native driver and quotas on Debian's own kernel in QEMU, cgroup v2 only (no root)
+	@GO="$(GO)" $(GO) run ./test/vmtest
 
 setup: ## install by apt what tests and demo need (root)
 	@bash test/setup.sh test
