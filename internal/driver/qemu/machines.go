@@ -39,6 +39,9 @@ const (
 	bootTimeKVM = 30 * time.Second
 	bootTimeTCG = 110 * time.Second // a start has two minutes
 	stopTime    = 20 * time.Second
+	// orphanTime, in seconds, is how long a machine lives on whose holder was
+	// killed while no daemon was there to end it.
+	orphanTime = 60
 )
 
 // machines is what the driver starts.
@@ -96,7 +99,7 @@ func (m *machines) Prepare(ctx context.Context, b *model.Bundle, cgroup string) 
 	if h.accel == "kvm" {
 		out.BootTime = bootTimeKVM
 	}
-	out.Boot.Time = time.Now().UnixNano()
+	out.Boot.Time, out.Boot.Orphaned = time.Now().UnixNano(), orphanTime
 	out.Boot.Entropy = make([]byte, 64)
 	_, _ = rand.Read(out.Boot.Entropy) // never fails (Go 1.24)
 	if len(b.Spec.Process.Args) == 0 {
