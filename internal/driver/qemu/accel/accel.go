@@ -170,14 +170,15 @@ func (p *Prober) test(ctx context.Context) (works bool, why string) {
 	if err := cmd.Start(); err != nil {
 		return false, fmt.Sprintf("test of KVM: %v", err)
 	}
-	done := make(chan error, 1)
-	go func() { done <- cmd.Wait() }()
+	var ended error // set when done is closed
+	done := make(chan struct{})
+	go func() { ended = cmd.Wait(); close(done) }()
 	look := time.NewTicker(20 * time.Millisecond)
 	defer look.Stop()
 	for limit := time.NewTimer(p.patience); ; {
 		select {
-		case err := <-done:
-			return verdict(err, out.String(), time.Since(began))
+		case <-done:
+			return verdict(ended, out.String(), time.Since(began))
 		case <-look.C:
 			if used(cmd.Process.Pid) < p.testTime {
 				continue
