@@ -571,6 +571,45 @@ type detached struct{ net.Conn }
 
 func (d *detached) Close() error { return nil }
 
+// The first thread's namespaces are the process's: it must never be the one that
+// leaves them.
+func TestOnThread(t *testing.T) {
+	before, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 200 {
+		err := onThread(func() error {
+			if unix.Gettid() == unix.Getpid() {
+				return errors.New("the first thread")
+			}
+			return unix.Unshare(unix.CLONE_NEWUTS)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var all sync.WaitGroup
+	for range 8 { // other goroutines, on all threads, one of them the first
+		all.Go(func() {
+			for range 50 {
+				if err := onThread(func() error {
+					if unix.Gettid() == unix.Getpid() {
+						return errors.New("the first thread")
+					}
+					return nil
+				}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if after, _ := os.Readlink("/proc/self/ns/net"); after != before {
+		t.Errorf("%s became %s", before, after)
+	}
+}
+
 // TestLinks: an interface is found by its device's address, gets everything that
 // the host says, loses it again and goes out of sight.
 func TestLinks(t *testing.T) {

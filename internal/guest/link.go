@@ -57,22 +57,37 @@ func (l *links) hide() error {
 	if l.spare != nil {
 		return nil
 	}
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends here
-		err := unix.Unshare(unix.CLONE_NEWNET)
-		if err == nil {
-			l.hidden, err = unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	err := onThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return err
 		}
-		if err == nil {
-			l.spare, err = openRoute()
+		var err error
+		if l.hidden, err = unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+			return err
 		}
-		done <- err
-	}()
-	if err := <-done; err != nil {
+		l.spare, err = openRoute()
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("namespace of spare interfaces: %w", err)
 	}
 	return nil
+}
+
+// onThread runs f on a thread that ends with it, and that is not the process's
+// first: its namespaces are what /proc/1/ns shows, which containers join.
+func onThread(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			done <- onThread(f) // this thread waits, so it is another one
+			runtime.UnlockOSThread()
+			return
+		}
+		done <- f() // never unlocked: the thread ends here
+	}()
+	return <-done
 }
 
 // find looks for an interface in both namespaces.
