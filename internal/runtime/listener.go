@@ -32,7 +32,7 @@ func sendListener(path, id, metadata string, pid int, fds []int) error {
 	}
 	defer unix.Close(sock)
 	if err := unix.Connect(sock, &unix.SockaddrUnix{Name: path}); err != nil {
-		return fmt.Errorf("seccomp listener %s: %w", path, err)
+		return fmt.Errorf("failed to connect with seccomp agent %s: %w", path, err)
 	}
 	if err := unix.Sendmsg(sock, data, unix.UnixRights(fds...), nil, 0); err != nil {
 		return fmt.Errorf("seccomp listener %s: %w", path, err)

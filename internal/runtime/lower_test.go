@@ -35,7 +35,7 @@ func TestLowerAtOnce(t *testing.T) {
 	}
 	m := &rootMaker{user: -1}
 	var mnt int
-	err := atFDs(func() error {
+	err := atFDs(nil, func() error {
 		return m.asRoot(func() (err error) {
 			mnt, err = mountOverlay(lowerAtOnce, paths, nil, "")
 			return err

@@ -21,6 +21,7 @@ type rootMaker struct {
 	uid, gid uint32
 	label    string     // SELinux context of new file systems
 	fds      undo.Stack // what is open only meanwhile
+	clones   []int      // detached mounts that the layers being opened are on
 	warnings []string
 }
 
@@ -210,7 +211,12 @@ func (m *rootMaker) overlay(r *Root) (int, error) {
 	// A kernel whose overlay has not the new interface at all (before Linux
 	// 6.5) takes any option and refuses the whole at the end.
 	if errors.Is(err, errOneByOne) || errors.Is(err, unix.EINVAL) {
-		err = atFDs(func() error { return m.asRoot(mount(lowerAtOnce)) })
+		err = atFDs(m.clones, func() error {
+			if m.asRoot(mount(lowerOneByOne)) == nil {
+				return nil
+			}
+			return m.asRoot(mount(lowerAtOnce))
+		})
 	}
 	if err != nil {
 		return -1, fmt.Errorf("mount overlay of %d layers (upper %q): %w", n, r.Upper, err)
@@ -222,6 +228,7 @@ func (m *rootMaker) overlay(r *Root) (int, error) {
 // One clone of their common parent serves all, if they are on one mount.
 func (m *rootMaker) layers(dirs []string, mapped bool) ([]int, error) {
 	fds := make([]int, len(dirs))
+	m.clones = nil
 	top, one := commonMount(dirs)
 	if !mapped {
 		for i, d := range dirs {
@@ -241,7 +248,7 @@ func (m *rootMaker) layers(dirs []string, mapped bool) ([]int, error) {
 	if err != nil {
 		return nil, err
 	}
-	m.temp(clone)
+	m.clones = []int{m.temp(clone)}
 	for i, d := range dirs {
 		if fds[i], err = m.below(clone, top, d); err != nil {
 			return nil, err
@@ -262,6 +269,7 @@ func (m *rootMaker) cloneEach(dirs []string) ([]int, error) {
 				return nil, err
 			}
 			clones[parent] = m.temp(clone)
+			m.clones = append(m.clones, clone)
 		}
 		fd, err := m.below(clone, parent, d)
 		if err != nil {
@@ -381,24 +389,6 @@ func lowerAtOnce(fs int, lower []string) error {
 		return fmt.Errorf("%d layers are too many for this kernel (Linux 6.8 lifts this limit)", len(lower))
 	}
 	return unix.FsconfigSetString(fs, "lowerdir", all)
-}
-
-// atFDs runs f on a thread of its own whose working directory is
-// /proc/self/fd. The thread ends with it.
-func atFDs(f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked
-		err := unix.Unshare(unix.CLONE_FS)
-		if err == nil {
-			err = unix.Chdir(fdDir)
-		}
-		if err == nil {
-			err = f()
-		}
-		done <- err
-	}()
-	return <-done
 }
 
 // fsError adds what the kernel's file system context has to say.

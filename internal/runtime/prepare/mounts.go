@@ -31,6 +31,9 @@ func (c *container) mount(m *specs.Mount) error {
 		return refuse("a mount of %q has no destination", m.Source)
 	}
 	dest := path.Clean("/" + m.Destination)
+	if root := c.o.RootTarget; root != "" && strings.HasPrefix(dest, root+"/") {
+		dest = strings.TrimPrefix(dest, root) // OCI runtimes take a place as the host sees it, too
+	}
 	if dest == "/proc" && m.Type != "proc" && !o.bind || strings.HasPrefix(dest, "/proc/") && !safeInProc(dest) {
 		return refuse("%q cannot be mounted because it is inside /proc", m.Destination)
 	}
@@ -198,7 +201,7 @@ func (c *container) mappedIDs(fs string, data []string) []string {
 // devMount makes /dev with the host's rights.
 func (c *container) devMount(o *mountOptions) error {
 	readOnly := o.set&unix.MOUNT_ATTR_RDONLY != 0
-	if c.byStage() && c.host.Mknod {
+	if c.devByStage() {
 		sm := runtime.StageMount{Slot: -1, FS: "tmpfs", Source: "tmpfs", Dest: "/dev", Attr: o.set &^ unix.MOUNT_ATTR_RDONLY,
 			Data: o.data, Prop: o.prop, RecProp: o.recProp, LateReadOnly: readOnly}
 		if l := c.p.MountLabel; l != "" {
@@ -210,6 +213,15 @@ func (c *container) devMount(o *mountOptions) error {
 	h := runtime.HostMount{Kind: runtime.HostDev, Dest: "/dev", Set: o.set &^ unix.MOUNT_ATTR_RDONLY, Data: o.data, Nodes: c.defaultNodes()}
 	c.hostMount(h, runtime.StageMount{Dest: "/dev", Prop: o.prop, RecProp: o.recProp, LateReadOnly: readOnly})
 	return nil
+}
+
+// devByStage: also in a user namespace, with binds for nodes, as long as these
+// are only those that every host has.
+func (c *container) devByStage() bool {
+	if c.mapped {
+		return c.o.Unshifted && len(c.spec.Linux.Devices) == 0
+	}
+	return c.byStage() && c.host.Mknod
 }
 
 // devIndex finds the /dev that the caller's side makes.

@@ -1,0 +1,51 @@
+package runtime
+
+import (
+	"fmt"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// atFDs runs f on a thread of its own whose working directory is
+// /proc/self/fd, and with clones in a mount namespace of its own in which
+// these are attached: overlay takes no layer from a mount that is attached
+// nowhere before Linux 6.15. The thread ends with it, and its namespace with
+// the thread; the overlay has copies of the mounts that it needs.
+func atFDs(clones []int, f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked
+		err := standAtFDs(clones)
+		if err == nil {
+			err = f()
+		}
+		done <- err
+	}()
+	return <-done
+}
+
+func standAtFDs(clones []int) error {
+	flags := unix.CLONE_FS
+	if len(clones) > 0 {
+		flags |= unix.CLONE_NEWNS
+	}
+	if err := unix.Unshare(flags); err != nil {
+		return fmt.Errorf("a mount namespace to make the overlay in: %w", err)
+	}
+	if err := unix.Chdir("/proc/thread-self/fd"); err != nil {
+		return err
+	}
+	if len(clones) == 0 {
+		return nil
+	}
+	if err := unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("make / private: %w", err)
+	}
+	for _, fd := range clones { // on top of the root: who stands in it does not see them
+		if err := unix.MoveMount(fd, "", unix.AT_FDCWD, "/", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+			return fmt.Errorf("attach layers: %w", err)
+		}
+	}
+	return nil
+}
