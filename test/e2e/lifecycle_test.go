@@ -196,7 +196,7 @@ func TestOOMOfAChild(t *testing.T) {
 	s.equal("recovered", s.inspect(id, "{{.State.OOMKilled}} {{.State.Running}}"), "true true")
 	s.fails(137, "", hungry...)
 	if err := eventually(5*time.Second, func() error {
-		if got := s.oomEvents(id); got != "oom" { // events are the new daemon's
+		if got := s.oomEvents(id); got != "oom oom" {
 			return fmt.Errorf("events %q", got)
 		}
 		return nil
@@ -205,7 +205,7 @@ func TestOOMOfAChild(t *testing.T) {
 	}
 	s.ok("stop", id)
 	s.equal("still said", s.inspect(id, "{{.State.OOMKilled}}"), "true")
-	s.equal("not again", s.oomEvents(id), "oom die")
+	s.equal("not again", s.oomEvents(id), "oom oom die")
 	s.ok("start", id)
 	s.equal("a new run", s.inspect(id, "{{.State.OOMKilled}}"), "false")
 }
