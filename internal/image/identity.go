@@ -58,9 +58,22 @@ func (s *Store) identity(ctx context.Context, d digest.Digest) *image.Identity {
 		return nil
 	}
 	slices.Sort(repos)
+	repos = slices.Compact(repos)
 	id := &image.Identity{}
-	for _, r := range slices.Compact(repos) {
+	for _, r := range repos {
+		if slices.ContainsFunc(repos, func(o string) bool { return withoutPort(o) == r && o != r }) {
+			continue // the same, by the label that leaves the port out
+		}
 		id.Pull = append(id.Pull, image.PullIdentity{Repository: r})
 	}
 	return id
+}
+
+// withoutPort is a repository's name as containerd's label has it.
+func withoutPort(name string) string {
+	host, path, ok := strings.Cut(name, "/")
+	if i := lastColon(host); ok && i >= 0 {
+		return host[:i] + "/" + path
+	}
+	return name
 }

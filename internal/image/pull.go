@@ -261,14 +261,21 @@ func (p *puller) layer(ctx context.Context, l ocispec.Descriptor, labels map[str
 }
 
 // sourceLabel says where a blob came from, for mounts across repositories when
-// it is pushed.
+// it is pushed: under containerd's label, and where the registry has a port,
+// which that leaves out, under one with it.
 func sourceLabel(ref reference.Named) map[string]string {
+	return map[string]string{sourceKey(ref): reference.Path(ref), exactSourceKey(ref): reference.Path(ref)}
+}
+
+func sourceKey(ref reference.Named) string {
 	host := reference.Domain(ref)
 	if i := lastColon(host); i >= 0 {
-		host = host[:i] // containerd's label has no port
+		host = host[:i]
 	}
-	return map[string]string{sourcePrefix + host: reference.Path(ref)}
+	return sourcePrefix + host
 }
+
+func exactSourceKey(ref reference.Named) string { return sourcePrefix + reference.Domain(ref) }
 
 func lastColon(host string) int {
 	for i := len(host) - 1; i >= 0 && host[i] != ']'; i-- {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"strings"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
@@ -71,11 +72,12 @@ func (s *Store) tagsOf(ctx context.Context, n reference.Named) ([]reference.Name
 
 // pusher sends one image.
 type pusher struct {
-	s    *Store
-	r    *remote
-	to   remotes.Pusher
-	rep  *report
-	from string // label key of this registry's repositories, for mounts
+	s     *Store
+	r     *remote
+	to    remotes.Pusher
+	rep   *report
+	from  string // label key of this host's repositories: where containerd's pusher looks
+	exact string // label key of this registry's: host and port
 }
 
 func (s *Store) pushOne(ctx context.Context, ref reference.Named, p *ocispec.Platform, auth *registry.AuthConfig, rep *report) error {
@@ -113,10 +115,7 @@ func (s *Store) pushOne(ctx context.Context, ref reference.Named, p *ocispec.Pla
 	if err != nil {
 		return err
 	}
-	ps := &pusher{s: s, r: r, to: to, rep: rep}
-	for k := range sourceLabel(ref) {
-		ps.from = k
-	}
+	ps := &pusher{s: s, r: r, to: to, rep: rep, from: sourceKey(ref), exact: exactSourceKey(ref)}
 	if err := ps.push(ctx, target); err != nil {
 		return pushError(ref, err)
 	}
@@ -240,13 +239,14 @@ func (p *pusher) send(ctx context.Context, desc ocispec.Descriptor) error {
 	}
 	defer ra.Close()
 	desc.Size = ra.Size()
-	if info, err := p.s.cs.Info(ctx, desc.Digest); err == nil && info.Labels[p.from] != "" {
-		// The pusher looks here for a repository to mount the blob from.
+	if info, err := p.s.cs.Info(ctx, desc.Digest); err == nil && info.Labels[p.exact] != "" {
+		// The pusher looks here for a repository to mount the blob from. It
+		// tries one, so another registry of this host must not be among them.
 		desc.Annotations = maps.Clone(desc.Annotations)
 		if desc.Annotations == nil {
 			desc.Annotations = map[string]string{}
 		}
-		desc.Annotations[p.from] = info.Labels[p.from]
+		desc.Annotations[p.from] = info.Labels[p.exact]
 	}
 	err = retry(ctx, nil, func() (bool, error) { return p.sendOnce(ctx, desc, ra, show) })
 	if errdefs.IsAlreadyExists(err) {
@@ -333,6 +333,11 @@ func (p *pusher) remember(ctx context.Context, ref reference.Named, desc ocispec
 	if _, err := add(ctx, desc); err != nil && !errdefs.IsNotFound(err) {
 		p.s.log.WarnContext(ctx, "where a blob was pushed to is not remembered", "digest", desc.Digest, "err", err)
 	}
+	if p.exact != p.from {
+		if err := p.s.addSource(ctx, desc.Digest, p.exact, reference.Path(ref)); err != nil && !errdefs.IsNotFound(err) {
+			p.s.log.WarnContext(ctx, "where a blob was pushed to is not remembered", "digest", desc.Digest, "err", err)
+		}
+	}
 	if !isDocument(desc.MediaType) {
 		return
 	}
@@ -343,6 +348,30 @@ func (p *pusher) remember(ctx context.Context, ref reference.Named, desc ocispec
 	for _, c := range d.children() {
 		p.remember(ctx, ref, c, depth-1)
 	}
+}
+
+// maxSources bounds the repositories that are remembered for a blob; a label
+// has at most 4096 bytes.
+const maxSources = 10
+
+// addSource adds a repository to the label key of a blob, the newest first.
+func (s *Store) addSource(ctx context.Context, d digest.Digest, key, path string) error {
+	info, err := s.cs.Info(ctx, d)
+	if err != nil {
+		return err
+	}
+	repos := []string{path}
+	for _, r := range strings.Split(info.Labels[key], ",") {
+		if r != "" && r != path && len(repos) < maxSources {
+			repos = append(repos, r)
+		}
+	}
+	v := strings.Join(repos, ",")
+	if v == info.Labels[key] || len(key)+len(v) > 4000 {
+		return nil
+	}
+	_, err = s.cs.Update(ctx, content.Info{Digest: d, Labels: map[string]string{key: v}}, "labels."+key)
+	return err
 }
 
 // pushError is registryError in the words of a push.

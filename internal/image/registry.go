@@ -90,6 +90,9 @@ func (s *Store) hosts(ctx context.Context, domain string, auth *registry.AuthCon
 	}
 	one := &sync.Mutex{}
 	for i := range hs {
+		if hs[i].Client != nil && hs[i].Client.Transport != nil {
+			hs[i].Client.Transport = patient{hs[i].Client.Transport}
+		}
 		if auth != nil && auth.RegistryToken != "" && hs[i].Host == home {
 			hs[i].Authorizer = bearer(auth.RegistryToken)
 		} else if hs[i].Authorizer != nil {
