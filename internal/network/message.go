@@ -43,14 +43,18 @@ func ifinfo(index int, up bool) *nl.IfInfomsg {
 	return m
 }
 
-// addVeth makes the pair in one message: the host end up and on the bridge,
-// the peer born in the other namespace under its final name and address,
-// still down so that its sysctls can be set first.
-func addVeth(v veth) request {
+// addVeth makes the pair in one batch: the host end up and on the bridge, the
+// peer born in the other namespace under its final name and address, still
+// down so that its sysctls can be set first.
+//
+// The host end gets no IPv6 address of its own, of which a bridge port has no
+// use: that would be routes and announcements for each port of the machine.
+// It can only be said of a link that is there, and has to be said before it
+// comes up.
+func addVeth(v veth) []request {
 	r := newRequest("add link "+v.host, unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
-	r.AddData(ifinfo(0, true))
+	r.AddData(ifinfo(0, false))
 	r.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(v.host)))
-	r.AddData(nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(v.bridge))))
 	r.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(v.mtu))))
 	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
 	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("veth"))
@@ -62,6 +66,24 @@ func addVeth(v veth) request {
 	peer.AddRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(v.mtu)))
 	peer.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(v.netns)))
 	r.AddData(info)
+
+	up := newRequest("put "+v.host+" on its bridge", unix.RTM_SETLINK, 0)
+	up.AddData(ifinfo(0, true))
+	up.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(v.host)))
+	up.AddData(nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(v.bridge))))
+	return []request{r, noLinkLocal(v.host), up}
+}
+
+// noLinkLocal keeps the kernel from giving a link an IPv6 address.
+func noLinkLocal(name string) request {
+	const addrGenMode, none = 8, 1 // IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE
+	r := newRequest("leave "+name+" without IPv6 address", unix.RTM_SETLINK, 0)
+	r.optional = true // a kernel without IPv6
+	r.AddData(ifinfo(0, false))
+	r.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	spec := nl.NewRtAttr(unix.IFLA_AF_SPEC, nil)
+	spec.AddRtAttr(unix.AF_INET6, nil).AddRtAttr(addrGenMode, []byte{none})
+	r.AddData(spec)
 	return r
 }
 
@@ -96,6 +118,10 @@ func addBridge(name string, mtu int, mac stdnet.HardwareAddr) request {
 	r.AddData(nl.NewRtAttr(unix.IFLA_ADDRESS, []byte(mac)))
 	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
 	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("bridge"))
+	// Without a querier, which our bridges have not got, the kernel floods
+	// multicast whether it listens to who joins or not; while it listens, each
+	// port that comes sets the timers of all the others again.
+	info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.IFLA_BR_MCAST_SNOOPING, []byte{0})
 	r.AddData(info)
 	return r
 }

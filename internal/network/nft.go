@@ -51,7 +51,7 @@ func (b *tableBuilder) build(rs ruleset) {
 	b.postrouting(rs.nets)
 	b.publish(rs.nets, rs.ports)
 	guard := b.chain("guard", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, -310)
-	b.rule(guard, iif(), in(b.bridges), daddr(netip.MustParsePrefix("127.0.0.0/8")), verdict(expr.VerdictDrop))
+	b.rule(guard, daddr(netip.MustParsePrefix("127.0.0.0/8")), iif(), in(b.bridges), verdict(expr.VerdictDrop))
 }
 
 // forward has the default "drop" only for packets from or to our bridges;

@@ -92,7 +92,7 @@ func ask(b *box, proto, addr string) (string, error) {
 		return "", err
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(time.Second))
+	_ = c.SetDeadline(time.Now().Add(neighbourTime))
 	if proto == "udp" {
 		_, _ = c.Write([]byte("x"))
 	}

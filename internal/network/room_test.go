@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -139,8 +140,17 @@ func (b *box) must(args ...string) string {
 	return out
 }
 
+// neighbourTime is how long an answer may take. On a busy machine the kernel
+// listens for questions after a new IPv6 address a little late; the asker
+// repeats them after a second.
+const neighbourTime = 3 * time.Second
+
 func (b *box) ping(addr string) error {
-	out, err := b.run("busybox", "ping", "-c", "1", "-W", "1", addr)
+	wait := "1"
+	if strings.Contains(addr, ":") {
+		wait = strconv.Itoa(int(neighbourTime / time.Second))
+	}
+	out, err := b.run("busybox", "ping", "-c", "1", "-W", wait, addr)
 	if err != nil {
 		return fmt.Errorf("ping %s: %w\n%s", addr, err, out)
 	}

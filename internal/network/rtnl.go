@@ -47,11 +47,12 @@ func (c *rtnl) close() error {
 // request is one message and what it does, for its error.
 type request struct {
 	*nl.NetlinkRequest
-	what string
+	what     string
+	optional bool // EAFNOSUPPORT is no failure
 }
 
 func newRequest(what string, kind, flags int) request {
-	return request{nl.NewNetlinkRequest(kind, flags|unix.NLM_F_ACK), what}
+	return request{NetlinkRequest: nl.NewNetlinkRequest(kind, flags|unix.NLM_F_ACK), what: what}
 }
 
 // batchError is the failure of one message of a batch; the ones after it were
@@ -80,10 +81,10 @@ func (c *rtnl) do(reqs ...request) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var out []byte
-	bySeq := make(map[uint32]string, len(reqs))
+	bySeq := make(map[uint32]request, len(reqs))
 	for _, r := range reqs {
 		out = append(out, r.Serialize()...)
-		bySeq[r.Seq] = r.what
+		bySeq[r.Seq] = r
 	}
 	if err := unix.Sendto(c.fd, out, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return os.NewSyscallError("netlink send", err)
@@ -103,13 +104,14 @@ func (c *rtnl) do(reqs ...request) error {
 			return fmt.Errorf("netlink answer: %w", err)
 		}
 		for _, m := range msgs {
-			what, ours := bySeq[m.Header.Seq]
+			r, ours := bySeq[m.Header.Seq]
 			if !ours || m.Header.Type != unix.NLMSG_ERROR || len(m.Data) < 4 {
 				continue
 			}
 			delete(bySeq, m.Header.Seq)
-			if code := -int32(binary.NativeEndian.Uint32(m.Data)); code != 0 && first == nil {
-				first = &batchError{what: what, text: ackText(m), err: syscall.Errno(code)}
+			code := syscall.Errno(-int32(binary.NativeEndian.Uint32(m.Data)))
+			if code != 0 && first == nil && !(r.optional && code == unix.EAFNOSUPPORT) {
+				first = &batchError{what: r.what, text: ackText(m), err: code}
 			}
 		}
 	}

@@ -83,18 +83,18 @@ func (r *Room) addLink(ns *netns, e *endpoint) error {
 	if err != nil {
 		return err
 	}
-	req := addVeth(veth{
+	reqs := addVeth(veth{
 		host: e.HostLink, inside: e.Interface, mac: stdnet.HardwareAddr(e.Settings.MacAddress),
 		mtu: e.net.mtu(), bridge: bridge, netns: int(ns.f.Fd()),
 	})
-	err = r.rt.do(req)
+	err = r.rt.do(reqs...)
 	if errors.Is(err, unix.EEXIST) { // the name inside is taken by what a failed attach left
 		if err = r.removeStale(e.HostLink); err == nil {
-			err = r.rt.do(req)
+			err = r.rt.do(reqs...)
 		}
 	}
-	if err != nil {
-		return fmt.Errorf("network %s: %w", e.net.rec.Name, explain(err))
+	if err != nil { // it may stand without its bridge
+		return errors.Join(fmt.Errorf("network %s: %w", e.net.rec.Name, explain(err)), r.removeLink(e.HostLink))
 	}
 	if err := r.portSwitches(e); err != nil {
 		return fmt.Errorf("network %s: %w", e.net.rec.Name, err)
