@@ -170,7 +170,7 @@ func (s *sysinfo) openDoors(c *config.Config) []string {
 func registryConfig(c *config.Config) *registry.ServiceConfig {
 	cfg := &registry.ServiceConfig{
 		IndexConfigs: map[string]*registry.IndexInfo{
-			"docker.io": {Name: "docker.io", Mirrors: slices.Clone(c.RegistryMirrors), Secure: true, Official: true},
+			"docker.io": {Name: "docker.io", Mirrors: append([]string{}, c.RegistryMirrors...), Secure: true, Official: true},
 		},
 		Mirrors: slices.Clone(c.RegistryMirrors),
 	}
