@@ -204,7 +204,7 @@ func (r *rooms) imageUsers(context.Context) ([]image.User, error) {
 // handler is the API.
 func (r *rooms) handler() http.Handler {
 	api := dockerapi.New(dockerapi.Options{
-		Containers: r.engine, Images: r.images, Networks: r.networks, Volumes: r.volumes, VolumeData: r.volumes, Builds: r.builds, Builder: "2",
+		Containers: r.engine, Images: r.images, Networks: r.networks, Volumes: r.volumes, VolumeData: r.volumes, ImageCopies: r.images, Builds: r.builds, Builder: "2",
 		NetworkLimits: r.engine,
 		System:        r.system, Feed: r.records, Removed: r.engine, Wharf: r.own(), Version: release(),
 	})

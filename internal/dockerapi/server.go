@@ -21,10 +21,12 @@ type Options struct {
 	Networks   Networks
 	Volumes    Volumes
 	VolumeData VolumeData
-	Builds     Builds
-	Removed    Removed
-	System     System
-	Feed       Feed
+	// ImageCopies serves /wharf/v1/copy. nil: not there.
+	ImageCopies ImageCopies
+	Builds      Builds
+	Removed     Removed
+	System      System
+	Feed        Feed
 
 	// NetworkLimits serves /wharf/v1/containers/NAME/network-rules.
 	NetworkLimits NetworkLimits
@@ -63,6 +65,9 @@ func New(o Options) http.Handler {
 	if o.VolumeData != nil {
 		s.volumeData = s.volumeMux()
 	}
+	if o.ImageCopies != nil {
+		s.copies = s.copyMux()
+	}
 	return s
 }
 
@@ -83,6 +88,7 @@ type server struct {
 	guard  *http.CrossOriginProtection
 
 	volumeData *http.ServeMux // may be nil
+	copies     *http.ServeMux // may be nil
 	removed    *http.ServeMux // may be nil
 }
 
@@ -128,6 +134,10 @@ func (s *server) serve(w *reply, r *http.Request) error {
 	}
 	if strings.HasPrefix(r.URL.Path, WharfPrefix+"volumes/") && s.volumeData != nil {
 		s.volumeData.ServeHTTP(w, r)
+		return nil
+	}
+	if (r.URL.Path == WharfPrefix+"copy" || strings.HasPrefix(r.URL.Path, WharfPrefix+"copy/")) && s.copies != nil {
+		s.copies.ServeHTTP(w, r)
 		return nil
 	}
 	if isRemoved(r.URL.Path) && s.removed != nil {

@@ -83,7 +83,7 @@ func TestIdentity(t *testing.T) {
 	must(t, two.Pull(ctx, ref, nil, nil, func(any) {}))
 	must(t, two.Tag(ctx, ref, "mine:1"))
 	got, err := two.Inspect(ctx, "mine:1", nil, true)
-	want := host[:strings.LastIndex(host, ":")] + "/team/busybox"
+	want := host + "/team/busybox"
 	if err != nil || got.Identity == nil || got.Identity.Pull[0].Repository != want || got.Manifests[0].ImageData.Identity == nil {
 		t.Errorf("pulled: %+v %v, want %s", got.Identity, err, want)
 	}
