@@ -31,6 +31,7 @@ type bench struct {
 	rows    []figure
 	scales  []scaled
 	network *netFigures
+	vms     []vmRow
 }
 
 // engine is a daemon of its own with a Docker API.

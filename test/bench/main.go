@@ -36,7 +36,7 @@ func main() {
 	flag.StringVar(&o.floor, "floor", ".cache/tools/floor", "the floor program")
 	flag.StringVar(&o.out, "o", "", "file to write the table to; empty: only print")
 	flag.StringVar(&o.only, "only", "", "measure only rows whose name contains this")
-	flag.StringVar(&o.section, "section", "", "measure only this section and write only it: scale or network")
+	flag.StringVar(&o.section, "section", "", "measure only this section and write only it: scale, network or vm")
 	flag.StringVar(&o.scaleCounts, "counts", "200,1000", "how many containers the scale section makes")
 	flag.IntVar(&o.rounds, "rounds", 20, "rounds of each measurement")
 	flag.IntVar(&o.throughput, "seconds", 5, "seconds of the throughput measurement")

@@ -75,10 +75,12 @@ func (b *bench) measure() error {
 		return b.measureScale()
 	case "network":
 		return b.measureNetwork()
+	case "vm":
+		return b.measureVM()
 	default:
-		return fmt.Errorf("no section %q: there are scale and network", b.section)
+		return fmt.Errorf("no section %q: there are scale, network and vm", b.section)
 	}
-	for _, step := range []func() error{b.measureRun, b.measureVerbs, b.measureAPI, b.measureMemory, b.measureThroughput, b.measureLoad, b.measureNetwork, b.measureScale} {
+	for _, step := range []func() error{b.measureRun, b.measureVerbs, b.measureAPI, b.measureMemory, b.measureThroughput, b.measureLoad, b.measureNetwork, b.measureVM, b.measureScale} {
 		if err := step(); err != nil {
 			return err
 		}

@@ -14,8 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// netFigures are the network section's medians, in bits a second.
-type netFigures struct{ bare, neighbour, named, published float64 }
+// netFigure is a transfer: bits a second, and what a gigabyte takes of the
+// processors (both sockets' work and the kernel's between them), which other
+// work on the machine changes less.
+type netFigure struct{ rate, cpu float64 }
+
+// netFigures are the network section's medians.
+type netFigures struct{ bare, neighbour, named, published netFigure }
 
 const netSeconds = 1 // of each single transfer
 
@@ -37,7 +42,7 @@ func (b *bench) measureNetwork() error {
 		return fmt.Errorf("network: %w", err)
 	}
 	ns := func(i int) string { return "/proc/" + pids[i] + "/ns/net" }
-	rows := map[string][]float64{}
+	rows, cpu := map[string][]float64{}, map[string][]float64{}
 	for range max(3, b.rounds/4) {
 		for _, t := range []struct{ name, from, to, addr string }{
 			{"bare", bare.ns("a"), bare.ns("b"), "10.198.0.3:5201"},
@@ -49,10 +54,11 @@ func (b *bench) measureNetwork() error {
 			if err != nil {
 				return fmt.Errorf("network: %s: %w", t.name, err)
 			}
-			rows[t.name] = append(rows[t.name], v)
+			rows[t.name], cpu[t.name] = append(rows[t.name], v.rate), append(cpu[t.name], v.cpu)
 		}
 	}
-	b.network = &netFigures{bare: median(rows["bare"]), neighbour: median(rows["neighbour"]), named: median(rows["named"]), published: median(rows["published"])}
+	figure := func(name string) netFigure { return netFigure{median(rows[name]), median(cpu[name])} }
+	b.network = &netFigures{bare: figure("bare"), neighbour: figure("neighbour"), named: figure("named"), published: figure("published")}
 	fmt.Fprintf(os.Stderr, "network: %+v\n", *b.network)
 	return nil
 }
@@ -94,17 +100,23 @@ func (b *bench) networkReport() string {
 	if f == nil {
 		return ""
 	}
-	gbit := func(v float64) string { return fmt.Sprintf("%.1f Gbit/s", v/1e9) }
-	return "## Network\n\nOne TCP connection, medians; a sender and a receiver of the bench's own in the namespaces.\n\n" +
-		"| what | figure | of |\n|---|---:|---|\n" +
-		fmt.Sprintf("| bare veth pairs on a bridge | %s | |\n", gbit(f.bare)) +
-		fmt.Sprintf("| container to container, default bridge | %s | %.0f %% of bare (budget: 95 %%) |\n", gbit(f.neighbour), 100*f.neighbour/f.bare) +
-		fmt.Sprintf("| container to container, network with names | %s | %.0f %% of bare (budget: 95 %%) |\n", gbit(f.named), 100*f.named/f.bare) +
-		fmt.Sprintf("| from another machine by a published port | %s | %.0f %% of container to container (budget: 90 %%) |\n", gbit(f.published), 100*f.published/f.neighbour)
+	row := func(what string, v, of netFigure, budget string) string {
+		if budget != "" {
+			budget = fmt.Sprintf("%.0f %% of %s; processor %.0f %%", 100*v.rate/of.rate, budget, 100*v.cpu/of.cpu)
+		}
+		return fmt.Sprintf("| %s | %.1f Gbit/s | %.0f ms | %s |\n", what, v.rate/1e9, 1000*v.cpu, budget)
+	}
+	return "## Network\n\nOne TCP connection, medians; a sender and a receiver of the bench's own in the namespaces. The bare bridge is in a namespace without any rules.\n\n" +
+		"| what | figure | processor a GB | of |\n|---|---:|---:|---|\n" +
+		row("bare veth pairs on a bridge", f.bare, f.bare, "") +
+		row("container to container, default bridge", f.neighbour, f.bare, "bare (budget: 95 %)") +
+		row("container to container, network with names", f.named, f.bare, "bare (budget: 95 %)") +
+		row("from another machine by a published port", f.published, f.neighbour, "container to container (budget: 90 %)")
 }
 
-// bareNet is two namespaces on a bridge, and one that plays another machine
-// behind a veth of its own, 203.0.113.2.
+// bareNet is two namespaces on a bridge in a third, where no rule is (bridged
+// packets meet the rules of their bridge's namespace where br_netfilter is),
+// and one that plays another machine behind a veth of its own, 203.0.113.2.
 type bareNet struct{ cmds map[string]*exec.Cmd }
 
 func bareNetwork() (_ *bareNet, err error) {
@@ -114,7 +126,7 @@ func bareNetwork() (_ *bareNet, err error) {
 			n.end()
 		}
 	}()
-	for _, name := range []string{"a", "b", "w"} {
+	for _, name := range []string{"a", "b", "h", "w"} {
 		cmd := exec.Command("sleep", "100000")
 		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 		if err := cmd.Start(); err != nil {
@@ -122,11 +134,14 @@ func bareNetwork() (_ *bareNet, err error) {
 		}
 		n.cmds[name] = cmd
 	}
-	script := "ip link add bare0 type bridge && ip link set bare0 up && ip addr add 10.198.0.1/24 dev bare0\n"
+	script := fmt.Sprintf("nsenter -t %d -n sh -ec '", n.cmds["h"].Process.Pid) +
+		"ip link add bare0 type bridge && ip link set bare0 up && ip addr add 10.198.0.1/24 dev bare0\n"
+	for _, name := range []string{"a", "b"} {
+		script += fmt.Sprintf("ip link add bare%s type veth peer name eth0 netns %d && ip link set bare%s master bare0 up\n", name, n.cmds[name].Process.Pid, name)
+	}
+	script += "'\n"
 	for i, name := range []string{"a", "b"} {
-		pid := n.cmds[name].Process.Pid
-		script += fmt.Sprintf("ip link add bare%[1]s type veth peer name eth0 netns %[2]d && ip link set bare%[1]s master bare0 up && "+
-			"nsenter -t %[2]d -n sh -c 'ip link set lo up; ip addr add 10.198.0.%[3]d/24 dev eth0; ip link set eth0 up'\n", name, pid, i+2)
+		script += fmt.Sprintf("nsenter -t %d -n sh -c 'ip link set lo up; ip addr add 10.198.0.%d/24 dev eth0; ip link set eth0 up'\n", n.cmds[name].Process.Pid, i+2)
 	}
 	script += fmt.Sprintf("ip link add benchwan type veth peer name eth0 netns %[1]d && ip addr add 203.0.113.1/24 dev benchwan && ip link set benchwan up && "+
 		"nsenter -t %[1]d -n sh -c 'ip link set lo up; ip addr add 203.0.113.2/24 dev eth0; ip link set eth0 up'\n", n.cmds["w"].Process.Pid)
@@ -145,7 +160,6 @@ func (n *bareNet) end() {
 		_ = c.Process.Kill()
 		_ = c.Wait()
 	}
-	_ = exec.Command("ip", "link", "del", "bare0").Run()
 }
 
 // inNetns runs f with the thread in the namespace. The thread comes back: one
@@ -169,21 +183,20 @@ func inNetns(path string, f func() error) error {
 	return errors.Join(f(), unix.Setns(int(own.Fd()), unix.CLONE_NEWNET))
 }
 
-// transfer sends from one namespace to another for a while: bits a second as
-// they arrive.
-func transfer(from, to, addr string) (float64, error) {
+// transfer sends from one namespace to another for a while: what arrives.
+func transfer(from, to, addr string) (none netFigure, _ error) {
 	_, port, err := net.SplitHostPort(addr)
 	if err != nil {
-		return 0, err
+		return none, err
 	}
 	var l net.Listener
 	if err := inNetns(to, func() (err error) { l, err = net.Listen("tcp", ":"+port); return err }); err != nil {
-		return 0, err
+		return none, err
 	}
 	defer func() { _ = l.Close() }()
 	var c net.Conn
 	if err := inNetns(from, func() (err error) { c, err = net.DialTimeout("tcp", addr, 2*time.Second); return err }); err != nil {
-		return 0, err
+		return none, err
 	}
 	defer func() { _ = c.Close() }()
 	sent := make(chan struct{})
@@ -198,24 +211,32 @@ func transfer(from, to, addr string) (float64, error) {
 	}()
 	s, err := l.Accept()
 	if err != nil {
-		return 0, err
+		return none, err
 	}
 	var total int64
 	buf := make([]byte, 256<<10)
-	began := time.Now()
+	began, before := time.Now(), processorSeconds()
 	_ = s.SetReadDeadline(began.Add(netSeconds * time.Second))
 	for {
 		n, err := s.Read(buf)
 		total += int64(n)
 		if err != nil {
 			if !errors.Is(err, os.ErrDeadlineExceeded) {
-				return 0, err
+				return none, err
 			}
 			break
 		}
 	}
-	took := time.Since(began).Seconds()
+	took, cpu := time.Since(began).Seconds(), processorSeconds()-before
 	_ = s.Close()
 	<-sent
-	return float64(total) * 8 / took, nil
+	return netFigure{rate: float64(total) * 8 / took, cpu: cpu / (float64(total) / 1e9)}, nil
+}
+
+func processorSeconds() float64 {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano()).Seconds()
 }

@@ -34,7 +34,7 @@ func replace(page, name, text string) string {
 
 // write prints what was measured and puts it into the page.
 func (b *bench) write() error {
-	parts := [][2]string{{"main", ""}, {"network", b.networkReport()}, {"scale", b.scaleReport()}}
+	parts := [][2]string{{"main", ""}, {"network", b.networkReport()}, {"vm", b.vmReport()}, {"scale", b.scaleReport()}}
 	if b.section == "" {
 		parts[0][1] = b.report()
 	}
