@@ -176,12 +176,12 @@ func (r *Room) dropStrangers(n *net, index int) error {
 	if err != nil {
 		return err
 	}
-	have, err := r.slow.AddrList(link, netlink.FAMILY_V4)
+	have, err := r.slow.AddrList(link, netlink.FAMILY_ALL)
 	if err != nil {
 		return err
 	}
 	for _, a := range have {
-		if !ours(n, a.IPNet) {
+		if !ours(n, a.IPNet) && !a.IP.IsLinkLocalUnicast() {
 			if err := r.slow.AddrDel(link, &a); err != nil {
 				return fmt.Errorf("remove the earlier address %s: %w", a.IPNet, err)
 			}

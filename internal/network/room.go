@@ -30,6 +30,8 @@ type Options struct {
 
 	BIP       netip.Prefix  // address and subnet of the default bridge; zero: the first pool that the host does not route
 	FixedCIDR netip.Prefix  // the default bridge's containers get addresses from here
+	IPv6      bool          // the default bridge has IPv6 too
+	SubnetV6  netip.Prefix  // its subnet; zero: a unique local one of its own (dockerd's --fixed-cidr-v6)
 	Gateway   netip.Addr    // default gateway of the default bridge's containers, if not the bridge
 	Pools     []AddressPool // for networks that name no subnet
 	MTU       int           // default bridge; 1500
@@ -314,6 +316,13 @@ func (r *Room) refreshDefault(rec record) (record, error) {
 		c.Gateway = o.Gateway
 	}
 	rec.IPAM.Config = []network.IPAMConfig{c}
+	if rec.EnableIPv6 = o.IPv6; o.IPv6 {
+		s := o.SubnetV6
+		if !s.IsValid() {
+			s = uniqueLocal(rec.ID)
+		}
+		rec.IPAM.Config = append(rec.IPAM.Config, network.IPAMConfig{Subnet: s})
+	}
 	return rec, nil
 }
 

@@ -32,21 +32,9 @@ func (r *Room) wire(path string, q model.AttachNetworks, eps []*endpoint, fresh 
 		return err
 	}
 	defer func() { _ = c.close() }()
-	index := make([]int, len(eps))
-	for i, e := range eps {
-		if e.Interface == "" {
-			continue
-		}
-		add := r.addLink
-		if e.net.isSub() {
-			add = r.addSubLink
-		}
-		if err := add(ns, e); err != nil {
-			return err
-		}
-		if index[i], err = c.index(e.Interface); err != nil {
-			return fmt.Errorf("find %s: %w", e.Interface, err)
-		}
+	index, err := r.addLinks(ns, c, eps)
+	if err != nil {
+		return err
 	}
 	if err := in.restore(); err != nil {
 		return err
@@ -75,6 +63,28 @@ func (r *Room) wire(path string, q model.AttachNetworks, eps []*endpoint, fresh 
 		return r.serveInside(ns, q.ID)
 	}
 	return nil
+}
+
+// addLinks makes the links of eps and returns their indices inside.
+func (r *Room) addLinks(ns *netns, c *rtnl, eps []*endpoint) ([]int, error) {
+	index := make([]int, len(eps))
+	for i, e := range eps {
+		if e.Interface == "" {
+			continue
+		}
+		add := r.addLink
+		if e.net.isSub() {
+			add = r.addSubLink
+		}
+		err := add(ns, e)
+		if err != nil {
+			return nil, err
+		}
+		if index[i], err = c.index(e.Interface); err != nil {
+			return nil, fmt.Errorf("find %s: %w", e.Interface, err)
+		}
+	}
+	return index, nil
 }
 
 // addLink makes the veth pair of e.
