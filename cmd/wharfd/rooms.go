@@ -129,6 +129,7 @@ func (r *rooms) openStores(ctx context.Context, c *config.Config, held *undo.Sta
 func networkOptions(c *config.Config, records *record.Store) network.Options {
 	o := network.Options{
 		Dir: filepath.Join(c.DataRoot, "network"), Bridge: c.Bridge, BIP: c.BIP, FixedCIDR: c.FixedCIDR, Gateway: c.DefaultGateway,
+		IPv6: c.IPv6, SubnetV6: c.FixedCIDRv6,
 		MTU: c.MTU, NoICC: !c.ICC, NoMasquerade: !c.IPMasq, NoIPForward: !c.IPForward, HostBindingIP: c.IP,
 		FirewallMode: c.FirewallMode, NoRelay: !c.UserlandProxy,
 		DNS: c.DNS, ResolvConf: hostResolv(), Publish: records.Publish,

@@ -161,6 +161,14 @@ func (c *Config) checkNetwork() error {
 	if c.FixedCIDR.IsValid() && c.BIP.IsValid() && !c.BIP.Masked().Contains(c.FixedCIDR.Addr()) {
 		return fmt.Errorf("fixed-cidr %s is not within bip %s", c.FixedCIDR, c.BIP)
 	}
+	if v6 := c.FixedCIDRv6; v6.IsValid() {
+		if !c.IPv6 {
+			return fmt.Errorf("fixed-cidr-v6 %s means nothing without ipv6", v6)
+		}
+		if !v6.Addr().Is6() || v6.Addr().Is4In6() || v6 != v6.Masked() || v6.Bits() > 120 {
+			return fmt.Errorf("fixed-cidr-v6 %s: it must be an IPv6 subnet such as fd00:1::/64", v6)
+		}
+	}
 	for _, p := range c.DefaultAddressPools {
 		if !p.Base.IsValid() || p.Size < p.Base.Bits() || p.Size > p.Base.Addr().BitLen() {
 			return fmt.Errorf("default-address-pools: base %s cannot be cut into subnets of %d bits", p.Base, p.Size)

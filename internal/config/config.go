@@ -46,6 +46,8 @@ type Config struct {
 	Bridge              string       `json:"bridge" flag:"bridge,b" help:"name of the default bridge, or none"`
 	BIP                 netip.Prefix `json:"bip" flag:"bip" help:"address and subnet of the default bridge"`
 	FixedCIDR           netip.Prefix `json:"fixed-cidr" flag:"fixed-cidr" help:"part of the subnet that containers get addresses from"`
+	IPv6                bool         `json:"ipv6" flag:"ipv6" help:"the default bridge has IPv6 too"`
+	FixedCIDRv6         netip.Prefix `json:"fixed-cidr-v6" flag:"fixed-cidr-v6" help:"its IPv6 subnet, if not one that wharf chooses"`
 	DefaultGateway      netip.Addr   `json:"default-gateway" flag:"default-gateway" help:"gateway of the default bridge's containers"`
 	IP                  netip.Addr   `json:"ip" flag:"ip" help:"address that ports are published on"`
 	DefaultAddressPools []Pool       `json:"default-address-pools" flag:"default-address-pool" help:"base=CIDR,size=BITS: where networks get subnets from"`
