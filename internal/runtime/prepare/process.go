@@ -2,6 +2,7 @@ package prepare
 
 import (
 	"strings"
+	"unicode"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -62,6 +63,26 @@ func stageUser(p *specs.Process, name string, add []string, fromSpec bool) runti
 	return u
 }
 
+// words refuses what would end early, or become a second variable or line.
+func words(p *specs.Process) error {
+	for _, e := range p.Env {
+		if strings.IndexByte(e, 0) >= 0 || !strings.Contains(e, "=") {
+			return refuse("environment variable %q", e)
+		}
+	}
+	for _, a := range append(append([]string{}, p.Args...), p.Cwd) {
+		if strings.IndexByte(a, 0) >= 0 {
+			return refuse("%q has a NUL byte", a)
+		}
+	}
+	for _, l := range []string{p.SelinuxLabel, p.ApparmorProfile} {
+		if strings.ContainsFunc(l, unicode.IsControl) { // it becomes a line that the kernel parses
+			return refuse("label or profile %q", l)
+		}
+	}
+	return nil
+}
+
 // fillProcess is what a container's first process and an exec have in common.
 func fillProcess(st *runtime.Stage, p *specs.Process, host *Host, warn func(string, ...any)) error {
 	if len(p.Args) == 0 {
@@ -70,10 +91,8 @@ func fillProcess(st *runtime.Stage, p *specs.Process, host *Host, warn func(stri
 	if !strings.HasPrefix(p.Cwd, "/") {
 		return refuse("the working directory %q is invalid, it needs to be an absolute path", p.Cwd)
 	}
-	for _, e := range p.Env {
-		if strings.IndexByte(e, 0) >= 0 || !strings.Contains(e, "=") {
-			return refuse("environment variable %q", e)
-		}
+	if err := words(p); err != nil {
+		return err
 	}
 	st.Args, st.Env, st.Cwd = p.Args, lastOfEach(p.Env), p.Cwd
 	st.Terminal, st.NoNewPrivs = p.Terminal, p.NoNewPrivileges
