@@ -116,6 +116,7 @@ func (s *store) manifests(ctx context.Context, fn func(repo string, d digest.Dig
 
 // found is what the marking learns of one repository.
 type found struct {
+	root string
 	repo distribution.Repository
 	refs map[digest.Digest][]ocispec.Descriptor // by manifest
 	kept map[digest.Digest]bool
@@ -157,7 +158,7 @@ func collect(ctx context.Context, root string, o GCOptions) (GCReport, error) {
 
 // mark decides which manifests of a repository stay, and marks what they name.
 func (c *collection) mark(ctx context.Context, r distribution.Repository) (*found, error) {
-	f := &found{r, map[digest.Digest][]ocispec.Descriptor{}, map[digest.Digest]bool{}, map[digest.Digest]bool{}}
+	f := &found{c.root, r, map[digest.Digest][]ocispec.Descriptor{}, map[digest.Digest]bool{}, map[digest.Digest]bool{}}
 	subjects := map[digest.Digest]digest.Digest{}
 	err := revisions(ctx, r, func(d digest.Digest, m distribution.Manifest) error {
 		f.refs[d] = m.References()
@@ -193,7 +194,7 @@ func (c *collection) mark(ctx context.Context, r distribution.Repository) (*foun
 	for again := true; again; {
 		again = false
 		for d, s := range subjects {
-			if !f.kept[d] && f.kept[s] {
+			if !f.kept[d] && f.kept[f.real(s)] {
 				f.keep(d)
 				again = true
 			}
@@ -225,6 +226,7 @@ func (c *collection) needed(f *found, d digest.Digest) {
 
 // keep keeps a manifest and those that it names.
 func (f *found) keep(d digest.Digest) {
+	d = f.real(d)
 	refs, here := f.refs[d]
 	if !here || f.kept[d] {
 		return
@@ -233,6 +235,16 @@ func (f *found) keep(d digest.Digest) {
 	for _, x := range refs {
 		f.keep(x.Digest)
 	}
+}
+
+// real is the digest under which the storage has manifest d.
+func (f *found) real(d digest.Digest) digest.Digest {
+	if other(d) {
+		if real, err := linked(f.root, f.repo.Named().Name(), manifestLinks, d); err == nil {
+			return real
+		}
+	}
+	return d
 }
 
 // blobDir is where distribution keeps a blob.
@@ -266,7 +278,31 @@ func (c *collection) sweepRepository(ctx context.Context, f *found) error {
 			}
 		}
 	}
-	return c.sweepLinks(f)
+	return errors.Join(c.sweepOther(f), c.sweepLinks(f))
+}
+
+// sweepOther takes out the links from other digests to manifests that went.
+func (c *collection) sweepOther(f *found) error {
+	name := f.repo.Named().Name()
+	revisions := filepath.Join(repositoryDir(c.root, name), manifestLinks)
+	dirs, err := filepath.Glob(filepath.Join(revisions, "*", "*"))
+	if err != nil || c.o.DryRun {
+		return err
+	}
+	for _, dir := range dirs {
+		d := digest.NewDigestFromEncoded(digest.Algorithm(filepath.Base(filepath.Dir(dir))), filepath.Base(dir))
+		if !other(d) {
+			continue
+		}
+		real, err := linked(c.root, name, manifestLinks, d)
+		if err == nil && (f.used[real] || c.young(real)) {
+			continue
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // sweepLinks takes out links to layers that no manifest of the repository names.

@@ -58,10 +58,12 @@ func other(d digest.Digest) bool {
 // renamed answers with the digest that was asked for.
 type renamed struct {
 	http.ResponseWriter
-	d digest.Digest
+	d     digest.Digest
+	begun bool
 }
 
 func (w *renamed) WriteHeader(code int) {
+	w.begun = true
 	h := w.Header()
 	if was := h.Get("Docker-Content-Digest"); was != "" && code < 300 {
 		h.Set("Docker-Content-Digest", w.d.String())
@@ -74,7 +76,7 @@ func (w *renamed) WriteHeader(code int) {
 
 // Write comes without WriteHeader where the code is 200.
 func (w *renamed) Write(b []byte) (int, error) {
-	if w.Header().Get("Docker-Content-Digest") != w.d.String() {
+	if !w.begun {
 		w.WriteHeader(http.StatusOK)
 	}
 	return w.ResponseWriter.Write(b)
