@@ -216,7 +216,7 @@ func listCommand(g *global) *cobra.Command {
 
 func (g *global) states() ([]ociState, error) {
 	entries, err := os.ReadDir(g.root)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err != nil && (!errors.Is(err, os.ErrNotExist) || g.root != defaultRoot) {
 		return nil, err
 	}
 	out := []ociState{}

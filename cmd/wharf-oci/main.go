@@ -64,7 +64,7 @@ func rootCommand(g *global) *cobra.Command {
 	}
 	cmd.SetVersionTemplate("wharf-oci version {{.Version}}\nspec: 1.3.0\n")
 	f := cmd.PersistentFlags()
-	f.StringVar(&g.root, "root", "/run/wharf-oci", "directory for state")
+	f.StringVar(&g.root, "root", defaultRoot, "directory for state")
 	f.StringVar(&g.log, "log", "", "file for messages, beside standard error")
 	f.StringVar(&g.logFormat, "log-format", "text", "text or json")
 	f.BoolVar(&g.debug, "debug", false, "say more")
@@ -76,6 +76,9 @@ func rootCommand(g *global) *cobra.Command {
 		eventsCommand(g), specCommand(), featuresCommand())
 	return cmd
 }
+
+// defaultRoot need not be there: nothing ran yet.
+const defaultRoot = "/run/wharf-oci"
 
 // report tells an error where runc's users look for it.
 func (g *global) report(err error) {

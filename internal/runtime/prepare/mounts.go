@@ -68,7 +68,9 @@ func (c *container) bindMount(m *specs.Mount, o *mountOptions, dest string) erro
 		}
 		src = filepath.Join(c.o.Bundle, src)
 	}
-	if len(o.data) > 0 {
+	if len(o.data) > 0 && c.o.Unshifted { // OCI runtimes take it, and so do callers
+		c.warn("bind mount for %s: option %q belongs to a file system and has no effect on a bind", dest, o.data[0])
+	} else if len(o.data) > 0 {
 		return refuse("bind mount for %s: unknown option %q", dest, o.data[0])
 	}
 	if len(o.sbFlags) > 0 {
@@ -93,7 +95,8 @@ func (c *container) bindMount(m *specs.Mount, o *mountOptions, dest string) erro
 	if h.RecProp != 0 && !o.rbind {
 		h.Prop, h.RecProp = h.RecProp, 0
 	}
-	if c.byStage() && !h.IDMap && (h.Prop|h.RecProp)&unix.MS_SHARED == 0 {
+	inRoot := c.o.Unshifted && c.o.RootTarget != "" && strings.HasPrefix(src, c.o.RootTarget+"/")
+	if (c.byStage() || inRoot) && !h.IDMap && ((h.Prop|h.RecProp)&unix.MS_SHARED == 0 || !strings.HasSuffix(c.spec.Linux.RootfsPropagation, "shared")) {
 		c.st.Mounts = append(c.st.Mounts, runtime.StageMount{Slot: -1, Dest: dest, Bind: &h})
 		return nil
 	}
