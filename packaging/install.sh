@@ -10,7 +10,7 @@ GO=${GO:-go}
 bindir=$PREFIX/bin
 sharedir=$PREFIX/share
 files=(
-	"$bindir/wharf" "$bindir/wharf-compose" "$bindir/wharfd" "$bindir/wharf-monitor" "$bindir/wharf-logger" "$bindir/wharf-oci"
+	"$bindir/wharf" "$bindir/wharf-compose" "$bindir/wharfd" "$bindir/wharf-monitor" "$bindir/wharf-logger" "$bindir/wharf-registry" "$bindir/wharf-oci"
 	"$bindir/wharf-vmm" "$bindir/wharf-guest"
 	"$UNITDIR/wharfd.service" "$UNITDIR/wharfd.socket" "$PREFIX/lib/sysusers.d/wharf.conf"
 	"$sharedir/wharf/base.tar"
@@ -36,7 +36,7 @@ if [ "${1:-}" = --remove ]; then
 fi
 
 put() { install -D -m "$1" "$2" "$DESTDIR$3"; }
-for b in wharf wharf-compose wharfd wharf-monitor wharf-logger wharf-oci wharf-vmm wharf-guest; do put 755 "bin/$b" "$bindir/$b"; done
+for b in wharf wharf-compose wharfd wharf-monitor wharf-logger wharf-registry wharf-oci wharf-vmm wharf-guest; do put 755 "bin/$b" "$bindir/$b"; done
 
 # wharf's own kernel for virtual machines, when it was built (make kernel).
 if [ -s .cache/kernel/out/vmlinux ]; then
