@@ -132,6 +132,5 @@ func (o *buildOptions) flags(f *pflag.FlagSet) {
 	list(&o.attests, "attest", nil, `Attestation ("type=sbom,generator=image", "type=provenance,mode=max")`)
 	f.StringVar(&o.sbom, "sbom", "", `Attach a list of what is inside ("--attest=type=sbom")`)
 	f.StringVar(&o.provenance, "provenance", "", `Attach how it was built ("--attest=type=provenance")`)
-	f.Lookup("sbom").NoOptDefVal, f.Lookup("provenance").NoOptDefVal = "true", "true"
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "Print only the image's id")
 }
