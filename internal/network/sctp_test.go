@@ -25,7 +25,11 @@ func sctpPacket(from, to uint16, tag uint32, chunk byte) []byte {
 
 func rawSCTP(t *testing.T, b *box, v6 bool) *stdnet.IPConn {
 	t.Helper()
-	ns, err := openNetns(b.netns())
+	path := "/proc/thread-self/ns/net"
+	if b != nil {
+		path = b.netns()
+	}
+	ns, err := openNetns(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,19 +65,32 @@ func TestPublishedSCTP(t *testing.T) {
 	if got := len(eps[0].Ports[network.MustParsePort("80/sctp")]); got != 2 {
 		t.Errorf("%d bindings", got)
 	}
-	for _, c := range []struct{ host, client string }{{"203.0.113.1", "203.0.113.2"}, {"2001:db8::1", "2001:db8::2"}} {
+	create(t, r, network.CreateRequest{Name: "other", EnableIPv6: &yes})
+	far := newBox(t)
+	attach(t, r, far.request("other"))
+	es := eps[0].Settings // who comes from another network is masqueraded, with each protocol
+	for _, c := range []struct {
+		from         *box // nil: this host
+		host, client string
+	}{
+		{w, "203.0.113.1", "203.0.113.2"}, {w, "2001:db8::1", "2001:db8::2"},
+		{far, "203.0.113.1", es.Gateway.String()}, {far, "2001:db8::1", es.IPv6Gateway.String()},
+		{nil, "203.0.113.1", "203.0.113.1"}, {nil, "2001:db8::1", "2001:db8::1"},
+	} {
 		v6 := netip.MustParseAddr(c.host).Is6()
-		if err := w.ping(c.host); err != nil {
-			t.Error(err)
+		if c.from != nil {
+			if err := c.from.ping(c.host); err != nil {
+				t.Error(err)
+			}
 		}
-		inside, outsider := rawSCTP(t, a, v6), rawSCTP(t, w, v6)
+		inside, outsider := rawSCTP(t, a, v6), rawSCTP(t, c.from, v6)
 		if _, err := outsider.WriteTo(sctpPacket(5000, 8080, 0, 1), &stdnet.IPAddr{IP: stdnet.ParseIP(c.host)}); err != nil {
 			t.Fatal(err)
 		}
 		buf := make([]byte, 100)
 		n, from, err := inside.ReadFrom(buf)
 		if err != nil || from.String() != c.client || n < 4 || binary.BigEndian.Uint16(buf[2:]) != 80 {
-			t.Errorf("%s: %v, %v, % x", c.host, err, from, buf[:n])
+			t.Errorf("%s from %s: %v, %v, % x", c.host, c.client, err, from, buf[:n])
 			continue
 		}
 		if _, err := inside.WriteTo(sctpPacket(80, 5000, 0x1234, 2), from); err != nil {
@@ -81,7 +98,7 @@ func TestPublishedSCTP(t *testing.T) {
 		}
 		n, from, err = outsider.ReadFrom(buf)
 		if err != nil || from.String() != c.host || n < 4 || binary.BigEndian.Uint16(buf) != 8080 {
-			t.Errorf("%s: the answer: %v, %v, % x", c.host, err, from, buf[:n])
+			t.Errorf("%s from %s: the answer: %v, %v, % x", c.host, c.client, err, from, buf[:n])
 		}
 	}
 }
