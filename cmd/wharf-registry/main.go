@@ -81,7 +81,7 @@ func serve(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	defer s.Close() //nolint:errcheck // the process ends
+	defer func() { _ = s.Close() }() // the process ends
 	ln, err := s.Listen()
 	if err != nil {
 		return err

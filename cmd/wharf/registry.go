@@ -241,8 +241,8 @@ func (p registryPlace) detach(ctx context.Context, out io.Writer, name string, a
 			return nil
 		}
 		select {
-		case <-ended:
-			return p.lastWords(name, from)
+		case err := <-ended:
+			return p.lastWords(name, from, err)
 		case <-ctx.Done():
 			return errors.Join(ctx.Err(), c.Process.Kill())
 		case <-time.After(20 * time.Millisecond):
@@ -251,14 +251,18 @@ func (p registryPlace) detach(ctx context.Context, out io.Writer, name string, a
 }
 
 // lastWords is why a program ended that has just been started.
-func (p registryPlace) lastWords(name string, from int64) error {
+func (p registryPlace) lastWords(name string, from int64, ended error) error {
 	f, err := os.Open(p.file("log"))
 	if err != nil {
 		return err
 	}
 	defer f.Close() //nolint:errcheck // read only
 	b, err := io.ReadAll(io.NewSectionReader(f, from, 4096))
-	return errors.Join(err, fmt.Errorf("registry %s does not start: %s", name, strings.TrimSpace(string(b))))
+	text := strings.TrimSpace(string(b))
+	if text == "" && ended != nil {
+		text = ended.Error()
+	}
+	return errors.Join(err, fmt.Errorf("registry %s does not start: %s", name, text))
 }
 
 func registryStop(dockerCLI command.Cli) *cobra.Command {
