@@ -78,7 +78,8 @@ func (r *Room) Build(ctx context.Context, q model.BuildRequest, body io.Reader, 
 	}
 	up := uploadprovider.New()
 	switch {
-	case q.Remote == "client-session":
+	case q.Remote == "client-session", q.Remote == "upload-request":
+		return cerrdefs.ErrNotImplemented.WithMessage("remote=" + q.Remote + ": BuildKit through POST /build is not there; use buildx or wharf build, or DOCKER_BUILDKIT=0")
 	case q.Remote != "":
 		opt.FrontendAttrs["context"] = q.Remote
 	default:
