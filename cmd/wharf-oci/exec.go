@@ -58,13 +58,8 @@ func (g *global) exec(id string, args []string, o *execOptions) error {
 	if err != nil {
 		return err
 	}
-	switch c.status() {
-	case specs.StateStopped:
-		return errors.New("cannot exec in a stopped container")
-	case "paused":
-		if !o.ignorePaused {
-			return errors.New("cannot exec in a paused container (use --ignore-paused to override)")
-		}
+	if err := o.allowed(c); err != nil {
+		return err
 	}
 	process, err := o.process(c, args)
 	if err != nil {
@@ -116,6 +111,18 @@ func (g *global) exec(id string, args []string, o *execOptions) error {
 		return exitError(code)
 	}
 	return err
+}
+
+func (o *execOptions) allowed(c *container) error {
+	switch c.status() {
+	case specs.StateStopped:
+		return errors.New("cannot exec in a stopped container")
+	case "paused":
+		if !o.ignorePaused {
+			return errors.New("cannot exec in a paused container (use --ignore-paused to override)")
+		}
+	}
+	return nil
 }
 
 // process is process.json, or the container's own with the flags applied.

@@ -81,7 +81,9 @@ var mayImport = map[string][]string{
 	"cmd/wharf-vmm":      {"internal/driver/qemu/accel", "internal/runtime", "internal/vmm"},
 	"cmd/wharf-guest":    {"internal/guest", "internal/runtime"},
 
-	"test": {"internal/model"}, // end to end: from outside, over HTTP and the command line
+	// Boots test binaries on another kernel.
+	"test/vmtest": {"internal/driver/qemu"},
+	"test":        {"internal/model"}, // end to end: from outside, over HTTP and the command line
 }
 
 // mayHaveInit lists packages with an init function, each with its reason.

@@ -84,11 +84,12 @@ type HostMount struct {
 	Source    string        `json:"source,omitempty"`
 	Recursive bool          `json:"recursive,omitempty"`
 	IDMap     bool          `json:"idMap,omitempty"`
-	Own       []IDMap       `json:"own,omitempty"`    // the mount's own uid map instead of the container's
-	OwnGID    []IDMap       `json:"ownGid,omitempty"` // and gid map
-	Set       uint64        `json:"set,omitempty"`    // MOUNT_ATTR_* of the top mount
-	Clear     uint64        `json:"clear,omitempty"`  //
-	RecSet    uint64        `json:"recSet,omitempty"` // MOUNT_ATTR_* of the whole tree
+	TopOnly   bool          `json:"topOnly,omitempty"` // IDMap is not for what is mounted below
+	Own       []IDMap       `json:"own,omitempty"`     // the mount's own uid map instead of the container's
+	OwnGID    []IDMap       `json:"ownGid,omitempty"`  // and gid map
+	Set       uint64        `json:"set,omitempty"`     // MOUNT_ATTR_* of the top mount
+	Clear     uint64        `json:"clear,omitempty"`   //
+	RecSet    uint64        `json:"recSet,omitempty"`  // MOUNT_ATTR_* of the whole tree
 	RecClear  uint64        `json:"recClear,omitempty"`
 	Prop      uint64        `json:"prop,omitempty"`    // MS_SHARED, ... of the top mount
 	RecProp   uint64        `json:"recProp,omitempty"` // of the whole tree

@@ -110,7 +110,7 @@ func (m *rootMaker) attributes(fd int, h *HostMount) error {
 // container's tmpfs) are shown as they are. Of a tree with such mounts in it
 // only the top is mapped.
 func (m *rootMaker) mapIDs(fd, user int, h *HostMount) error {
-	err := idmap(fd, user, h.Source, h.Recursive)
+	err := idmap(fd, user, h.Source, h.Recursive && !h.TopOnly)
 	if err == nil {
 		return nil
 	}

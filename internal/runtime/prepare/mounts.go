@@ -88,6 +88,7 @@ func (c *container) bindMount(m *specs.Mount, o *mountOptions, dest string) erro
 	} else if o.idmap && !c.mapped {
 		return refuse("bind mount for %s: idmap needs mappings, of the mount or of the container", dest)
 	}
+	h.TopOnly = c.o.Unshifted && !o.ridmap
 	h.Prop, h.RecProp = o.prop, o.recProp
 	if h.Prop|h.RecProp == 0 {
 		h.RecProp = unix.MS_PRIVATE // never the host's peer group by chance
