@@ -99,6 +99,10 @@ func setup() error {
 	if out, err := exec.Command("/bin/busybox", "--install", "-s", "/bin").CombinedOutput(); err != nil {
 		return fmt.Errorf("busybox: %w: %s", err, out)
 	}
+	if err := errors.Join(os.MkdirAll("/etc", 0o755), os.WriteFile("/etc/passwd", []byte("root:x:0:0:root:/work:/bin/sh\n"), 0o644),
+		os.WriteFile("/etc/group", []byte("root:x:0:\n"), 0o644)); err != nil {
+		return err
+	}
 	for link, to := range map[string]string{"/dev/fd": "/proc/self/fd", "/dev/stdin": "/proc/self/fd/0", "/dev/stdout": "/proc/self/fd/1", "/dev/stderr": "/proc/self/fd/2"} {
 		_ = os.Symlink(to, link)
 	}
