@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"runtime"
+	"slices"
 	"sort"
 	"sync"
 	"sync/atomic"
@@ -139,6 +140,9 @@ func compileSeccomp(s *specs.LinuxSeccomp, goarch string) (*perform.Seccomp, err
 	}
 	for i := range s.Syscalls {
 		if s.Syscalls[i].Action == specs.ActNotify {
+			if slices.Contains(s.Syscalls[i].Names, "write") { // by which the stage hands the listener over
+				return nil, refuse("SCMP_ACT_NOTIFY cannot be used for the write syscall")
+			}
 			out.Notify = true
 		}
 		if err := addRules(sections, &s.Syscalls[i], def); err != nil {
