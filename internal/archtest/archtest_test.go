@@ -68,7 +68,6 @@ var mayImport = map[string][]string{
 	"internal/dockerapi": {"internal/model"},
 
 	"internal/archtest": nil,
-	"internal/deps":     nil, // pins modules for rooms under construction
 
 	"cmd/wharfd":         {"internal", "api"},
 	"cmd/wharf":          nil, // HTTP only
