@@ -34,7 +34,7 @@ func (o *buildOptions) run(ctx context.Context, dockerCLI command.Cli) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	opt, clean, err := o.solve(ctx, dockerCLI, c)
 	if err != nil {
 		return err

@@ -105,12 +105,12 @@ func (a *Agent) session(port *port) error {
 	a.lost = time.Time{}
 	a.mu.Unlock()
 	conn := port.session()
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	s, err := yamux.Server(conn, yamuxConfig())
 	if err != nil {
 		return err
 	}
-	defer s.Close()
+	defer func() { _ = s.Close() }()
 	for {
 		stream, err := s.AcceptStream()
 		if err != nil {

@@ -87,7 +87,7 @@ func (a *Agent) upper(c *call) error {
 		return nil // the host has gone
 	}
 	r, w := io.Pipe()
-	defer r.Close()
+	defer func() { _ = r.Close() }()
 	a.spawn(func() { _ = w.CloseWithError(writeLayer(w, files, keep, gone)) })
 	return c.sendData(r)
 }

@@ -66,7 +66,7 @@ var beforeBoot = map[guestapi.Op]bool{
 
 // serve answers one stream.
 func (a *Agent) serve(stream *yamux.Stream) {
-	defer stream.Close()
+	defer func() { _ = stream.Close() }()
 	_ = stream.SetReadDeadline(time.Now().Add(requestTime))
 	c := &call{stream: stream, reader: &guestapi.Reader{R: stream}}
 	if err := c.reader.Expect(guestapi.RequestFrame, &c.req); err != nil {
