@@ -154,6 +154,9 @@ func (g *global) newContainer(id string, o *createOptions, u *undo.Stack) (*cont
 	if pids, err := c.group().Pids(); err == nil && len(pids) > 0 {
 		return nil, fmt.Errorf("container's cgroup is not empty: %d process(es) found in %s", len(pids), c.Cgroup)
 	}
+	if c.group().Frozen() { // the stage would wait in it for ever
+		return nil, fmt.Errorf("container's cgroup unexpectedly frozen: %s", c.Cgroup)
+	}
 	data, err := os.ReadFile(filepath.Join(bundle, "config.json"))
 	if err != nil {
 		return nil, err
