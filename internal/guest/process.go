@@ -88,6 +88,8 @@ func (a *Agent) exec(c *call) error {
 	if err := decode(q.Prepared, "prepared process", &prepared); err != nil {
 		return err
 	}
+	// The host plans it and cannot see which directories there are here.
+	prepared.Cgroups = a.group.Dirs()
 	a.mu.Lock()
 	target := 0
 	if a.main != nil {

@@ -207,6 +207,11 @@ func (v *vm) limits(b *model.Bundle) {
 	if state.State.OOMKills == 0 {
 		v.t.Errorf("no kill is counted: %+v", state.State)
 	}
+	// What dd wrote is still there: nothing else could start below the limit.
+	v.ask(guestapi.Request{Op: guestapi.OpUpdate, Update: &guestapi.Update{Resources: []byte(`{"memory":{"limit":-1}}`)}})
+	if _, errs, e := v.exec(b, "busybox", "rm", "/dev/shm/x"); e.Code != 0 {
+		v.t.Errorf("with the limit gone: %+v %s", e, errs)
+	}
 }
 
 // network: an interface gets another address, then none.

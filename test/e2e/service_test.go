@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -282,7 +283,10 @@ func TestInstall(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := d.end(); err != nil {
+		err := eventually(3*time.Second, func() error { return d.fsckDown() })
+		killStrays(d.dir)
+		removeGroups(d.parent)
+		if err := errors.Join(err, os.RemoveAll(d.dir)); err != nil {
 			t.Error(err)
 		}
 	})
@@ -297,7 +301,7 @@ func TestInstall(t *testing.T) {
 	if r.out() != "hello" {
 		t.Errorf("the installed wharf: %s", r)
 	}
-	if err := d.stop(); err != nil {
+	if err := errors.Join(d.emptyTrash(), d.stop()); err != nil {
 		t.Error(err)
 	}
 	install("--remove")
