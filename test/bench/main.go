@@ -26,7 +26,7 @@ type options struct {
 	bin, images, floor, out, only string
 	section, scaleCounts          string
 	rounds, throughput            int
-	quick                         bool
+	quick, verbsOnly              bool
 }
 
 func main() {
@@ -36,12 +36,15 @@ func main() {
 	flag.StringVar(&o.floor, "floor", ".cache/tools/floor", "the floor program")
 	flag.StringVar(&o.out, "o", "", "file to write the table to; empty: only print")
 	flag.StringVar(&o.only, "only", "", "measure only rows whose name contains this")
-	flag.StringVar(&o.section, "section", "", "measure only this section and write only it: scale, network or vm")
+	flag.StringVar(&o.section, "section", "", "measure only this section and write only it: verbs, scale, network or vm")
 	flag.StringVar(&o.scaleCounts, "counts", "200,1000", "how many containers the scale section makes")
 	flag.IntVar(&o.rounds, "rounds", 20, "rounds of each measurement")
 	flag.IntVar(&o.throughput, "seconds", 5, "seconds of the throughput measurement")
 	flag.BoolVar(&o.quick, "quick", false, "5 rounds, no load, no throughput")
 	flag.Parse()
+	if o.verbsOnly = o.section == "verbs"; o.verbsOnly {
+		o.section = ""
+	}
 	if o.quick {
 		o.rounds, o.throughput = 5, 0
 	}

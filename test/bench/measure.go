@@ -78,9 +78,13 @@ func (b *bench) measure() error {
 	case "vm":
 		return b.measureVM()
 	default:
-		return fmt.Errorf("no section %q: there are scale, network and vm", b.section)
+		return fmt.Errorf("no section %q: there are verbs, scale, network and vm", b.section)
 	}
-	for _, step := range []func() error{b.measureRun, b.measureVerbs, b.measureAPI, b.measureMemory, b.measureThroughput, b.measureLoad, b.measureNetwork, b.measureVM, b.measureScale} {
+	steps := []func() error{b.measureRun, b.measureVerbs, b.measureAPI, b.measureMemory, b.measureThroughput, b.measureLoad}
+	if !b.verbsOnly {
+		steps = append(steps, b.measureVM, b.measureScale)
+	}
+	for _, step := range steps {
 		if err := step(); err != nil {
 			return err
 		}
