@@ -27,6 +27,9 @@ func (r *Room) CopyUp(ctx context.Context, m model.Mount, root string) error {
 	if err != nil {
 		return err
 	}
+	if v.rec.block() { // its machine fills it
+		return nil
+	}
 	v.busy.Lock()
 	defer v.busy.Unlock()
 	if err := v.copyUp(ctx, m, root); err != nil {

@@ -7,6 +7,7 @@
 //
 //	<name>/opts.json  driver, options, labels, time of creation
 //	<name>/_data      the content, or what a volume with options is mounted on
+//	<name>/_data/disk with type=block: a sparse file with an ext4
 //	<name>/copying    there while the image's content is copied up
 //	<name>/sub/<n>    mount points of subpaths in use
 //	<name>/snapshots/<snapshot>/_data, snapshot.json
@@ -28,6 +29,9 @@
 //   - Removing a volume renames it into the trash, so that it is gone at once
 //     and as a whole. What is there too long is for others to Purge. Deletion
 //     goes on behind.
+//   - A volume with type=block is a disk: its file system is written by virtual
+//     machines and never mounted here. One machine has it from Disk until
+//     GiveDisks; QEMU has a lock (flock) on the file as long as it runs.
 //   - Whatever copies data makes them aside (a draft) and renames them into
 //     place: as a whole or not at all. Open deletes drafts that a crash left.
 //   - A copy holds its volume as a user of a name that no container has.

@@ -131,9 +131,12 @@ func (r *Room) fresh(name string) error {
 // onlySize refuses options of a volume whose data are copied into it, but for
 // its size.
 func onlySize(opts map[string]string) error {
+	if opts["type"] == typeBlock {
+		return checkBlock(opts)
+	}
 	for k := range opts {
 		if k != "size" {
-			return model.Refuse(errdefs.ErrInvalidArgument, "option %s: a volume that is filled takes only the option size", k)
+			return model.Refuse(errdefs.ErrInvalidArgument, "option %s: a volume that is filled takes only the option size, and type=block", k)
 		}
 	}
 	return nil
@@ -141,7 +144,7 @@ func onlySize(opts map[string]string) error {
 
 // elsewhere reports that a volume's data are on a mount of their own.
 func (rec *record) elsewhere() bool {
-	return rec.Options["type"] != "" || rec.Options["device"] != ""
+	return !rec.block() && (rec.Options["type"] != "" || rec.Options["device"] != "")
 }
 
 // borrow keeps a volume from being removed while its data are read or written
@@ -150,6 +153,9 @@ func (r *Room) borrow(ctx context.Context, name, what string) (*vol, func(), err
 	r.mu.Lock()
 	v, err := r.find(name)
 	user := model.ID(what + " " + model.NewID().Short()) // no container's id has a space
+	if err == nil && v.rec.block() {
+		err = v.take(user)
+	}
 	if err == nil {
 		v.hold(user)
 	}
@@ -157,7 +163,12 @@ func (r *Room) borrow(ctx context.Context, name, what string) (*vol, func(), err
 	if err != nil {
 		return nil, nil, err
 	}
+	var lock *os.File
 	release := func() {
+		if lock != nil {
+			_ = lock.Close()
+		}
+		r.give(v, user)
 		r.mu.Lock()
 		delete(v.users, user)
 		r.mu.Unlock()
@@ -166,7 +177,11 @@ func (r *Room) borrow(ctx context.Context, name, what string) (*vol, func(), err
 		}
 	}
 	v.busy.Lock()
-	err = v.mount(ctx)
+	if v.rec.block() {
+		lock, err = r.lockDisk(ctx, v)
+	} else {
+		err = v.mount(ctx)
+	}
 	v.busy.Unlock()
 	if err != nil {
 		release()
@@ -193,13 +208,20 @@ func (r *Room) Clone(ctx context.Context, q model.VolumeClone, p model.Progress)
 	if err != nil {
 		return nil, err
 	}
-	d, err := r.draft(q.Name, q.Labels, q.Options)
+	if q.Options["type"] != "" && !src.rec.block() {
+		return nil, model.Refuse(errdefs.ErrInvalidArgument, "clone %s: it is no disk (type=block), and its clone cannot be one: export it, and import that", q.Source)
+	}
+	opts, err := cloneOptions(&src.rec, q.Options)
+	if err != nil {
+		return nil, err
+	}
+	d, err := r.draft(q.Name, q.Labels, opts)
 	if err != nil {
 		return nil, fmt.Errorf("create %s: %w", q.Name, err)
 	}
 	defer d.drop()
-	if err := d.fill(ctx, from, p); err != nil {
-		return nil, fmt.Errorf("clone %s: %w", q.Source, full(err, q.Options))
+	if err := errors.Join(d.fill(ctx, from, p), d.growDisk()); err != nil {
+		return nil, fmt.Errorf("clone %s: %w", q.Source, full(err, opts))
 	}
 	v, err := d.publish()
 	if err != nil {

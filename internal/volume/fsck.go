@@ -50,6 +50,9 @@ func (r *Room) Fsck(ctx context.Context, records []model.Container) ([]model.Fin
 		if _, err := os.Lstat(v.data()); errors.Is(err, fs.ErrNotExist) {
 			out = append(out, model.Finding{Thing: thingVolume, Name: name, Detail: "somebody removed its directory", Remedy: "make an empty one"})
 		}
+		if id := v.machine; id != "" && !known[id] && !copying(id) {
+			out = append(out, model.Finding{Thing: thingUse, Name: name + " by " + string(id), ID: id, Detail: "held by a machine that has no record", Remedy: "let go of it"})
+		}
 		for id := range v.users {
 			if !known[id] && !copying(id) {
 				out = append(out, model.Finding{Thing: thingUse, Name: name + " by " + string(id), ID: id, Detail: "held by a container that has no record", Remedy: "let go of it"})

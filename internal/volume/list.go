@@ -196,6 +196,9 @@ func (v *vol) size(ctx context.Context) (int64, error) {
 	if v.rec.elsewhere() {
 		return -1, nil
 	}
+	if v.rec.block() { // what the sparse file takes
+		return onDisk(ctx, v.data())
+	}
 	seen := map[[2]uint64]struct{}{}
 	var total int64
 	err := walk(ctx, v.data(), func(_ string, st *unix.Stat_t) error {

@@ -16,7 +16,7 @@ import (
 )
 
 // checkOptions checks the local driver's options: none, or device and type,
-// and what mount(8) takes after -o, or a size.
+// and what mount(8) takes after -o, or a size, or type=block and a size.
 func checkOptions(opts map[string]string) error {
 	for _, k := range slices.Sorted(maps.Keys(opts)) {
 		switch k {
@@ -28,6 +28,9 @@ func checkOptions(opts map[string]string) error {
 		default:
 			return model.Refuse(errdefs.ErrInvalidArgument, "invalid option: %q: the local driver has type, device, o and size", k)
 		}
+	}
+	if opts["type"] == typeBlock {
+		return checkBlock(opts)
 	}
 	if _, sized := opts["size"]; sized && len(opts) == 1 || len(opts) == 0 {
 		return nil

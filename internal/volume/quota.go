@@ -178,7 +178,7 @@ func unlimit(dir string, id uint32) {
 // say. The directories of volumes and of the trash keep their numbers.
 func (r *Room) bound(opts map[string]string, data string) error {
 	text, ok := opts["size"]
-	if !ok {
+	if !ok || opts["type"] == typeBlock { // a disk is as large as it is
 		return nil
 	}
 	size, err := parseSize(text)

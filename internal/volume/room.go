@@ -49,6 +49,7 @@ type Room struct {
 	vols    map[string]*vol
 	trash   map[string]*trashed // by id
 	noTrash bool
+	disks   Disks
 }
 
 // vol is one volume.
@@ -57,6 +58,11 @@ type vol struct {
 	dir   string                // <Dir>/<name>
 	users map[model.ID]struct{} // guarded by Room.mu
 	busy  sync.Mutex            // held while mounting, unmounting and copying up
+
+	// Of a disk, guarded by Room.mu: who has it for itself ("" nobody), and how
+	// many look into it.
+	machine model.ID
+	looks   int
 }
 
 func (v *vol) data() string { return filepath.Join(v.dir, "_data") }
@@ -245,6 +251,15 @@ func (r *Room) remove(name string, by model.ID, still func(*vol) bool) error {
 	if ok, err := r.removable(v, name, still); err != nil || !ok {
 		return err
 	}
+	if v.rec.block() {
+		lock, err := r.lockDisk(context.Background(), v)
+		if err != nil {
+			return err
+		}
+		if lock != nil {
+			defer lock.Close()
+		}
+	}
 	// Who comes from here on mounts it again; the check below sees them.
 	if err := v.unmount(); err != nil {
 		return fmt.Errorf("remove %s: %w", name, err)
@@ -274,6 +289,9 @@ func (r *Room) removableLocked(v *vol, name string, still func(*vol) bool) (bool
 		return false, nil
 	}
 	if len(v.users) == 0 {
+		if err := v.free(); err != nil || v.looks > 0 {
+			return false, model.Refuse(errdefs.ErrConflict, "remove %s: volume is in use - its files are being copied", name)
+		}
 		return true, nil
 	}
 	return false, model.Refuse(errdefs.ErrConflict, "remove %s: volume is in use - [%s]", name, strings.Join(v.userIDs(), ", "))

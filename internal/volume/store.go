@@ -86,8 +86,12 @@ func syncDir(dir string) error {
 
 // describe is the volume in Docker's form.
 func (v *vol) describe() *volume.Volume {
+	var status map[string]any
+	if v.rec.block() {
+		status = map[string]any{"Disk": v.disk(), "FileSystem": "ext4"}
+	}
 	return &volume.Volume{
-		Name: v.rec.Name, Driver: v.rec.Driver, Mountpoint: v.data(), Scope: "local",
+		Status: status, Name: v.rec.Name, Driver: v.rec.Driver, Mountpoint: v.data(), Scope: "local",
 		CreatedAt: v.rec.Created.Format(time.RFC3339), Labels: v.rec.Labels, Options: v.rec.Options,
 	}
 }

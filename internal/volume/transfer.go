@@ -32,6 +32,9 @@ func (r *Room) archives() (Archives, error) {
 // Export streams a volume's data, or those of a snapshot, as tar. The owners
 // are those that containers see. The caller closes the reader.
 func (r *Room) Export(ctx context.Context, name, snap string) (io.ReadCloser, error) {
+	if r.IsDisk(name) {
+		return r.exportDisk(ctx, name, snap)
+	}
 	a, err := r.archives()
 	if err != nil {
 		return nil, err
@@ -92,7 +95,7 @@ func (r *Room) Import(ctx context.Context, q model.VolumeImport, tar io.Reader, 
 		return nil, fmt.Errorf("create %s: %w", q.Name, err)
 	}
 	defer d.drop()
-	if err := a.Put(ctx, model.Root{Dir: d.data()}, "/", model.PutOptions{Top: true, NoDevices: !q.Devices}, tar); err != nil {
+	if err := d.unpack(ctx, a, model.PutOptions{Top: true, NoDevices: !q.Devices}, tar); err != nil {
 		return nil, fmt.Errorf("import %s: %w", q.Name, full(err, opts))
 	}
 	v := old

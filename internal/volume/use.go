@@ -42,7 +42,7 @@ func (r *Room) Use(ctx context.Context, id model.ID, m model.Mount) (string, err
 	v.busy.Lock()
 	defer v.busy.Unlock()
 	dir := v.data()
-	if err = v.mount(ctx); err == nil && m.Subpath != "" {
+	if err = v.mount(ctx); err == nil && m.Subpath != "" && !v.rec.block() {
 		dir, err = v.subpath(m.Subpath)
 	}
 	if err != nil {
@@ -99,6 +99,9 @@ func (r *Room) release(id model.ID) []*vol {
 	defer r.mu.Unlock()
 	var had []*vol
 	for _, v := range r.vols {
+		if v.machine == id {
+			v.machine = ""
+		}
 		if _, ok := v.users[id]; ok {
 			delete(v.users, id)
 			had = append(had, v)
