@@ -127,6 +127,7 @@ const (
 	OpChanges  Op = "changes"  // Reply.Changes
 	OpFreshen  Op = "freshen"  // Fresh: after a clone, or a pause of the whole machine
 	OpSync     Op = "sync"     // sync(2)
+	OpForget   Op = "forget"   // cached names and files that nobody uses: a share's server has each of them open
 	OpTrim     Op = "trim"     // FITRIM of the writable disk; Reply.Freed
 	OpPowerOff Op = "poweroff" // sync, unmount, power off; the reply comes before the end
 )

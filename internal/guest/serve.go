@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"runtime/debug"
 	"time"
 
@@ -55,6 +56,7 @@ var handlers = map[guestapi.Op]func(*Agent, *call) error{
 	guestapi.OpChanges:  (*Agent).changes,
 	guestapi.OpFreshen:  (*Agent).freshenOp,
 	guestapi.OpSync:     (*Agent).sync,
+	guestapi.OpForget:   (*Agent).forget,
 	guestapi.OpTrim:     (*Agent).trim,
 	guestapi.OpPowerOff: (*Agent).powerOff,
 }
@@ -154,6 +156,14 @@ func uptime() time.Duration {
 // sync writes everything to the disks.
 func (a *Agent) sync(c *call) error {
 	unix.Sync()
+	return c.reply(guestapi.Reply{})
+}
+
+// forget drops cached names and files that nobody uses (proc(5), drop_caches).
+func (a *Agent) forget(c *call) error {
+	if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("2"), 0); err != nil {
+		return err
+	}
 	return c.reply(guestapi.Reply{})
 }
 

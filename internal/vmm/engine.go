@@ -75,6 +75,7 @@ func (e *engine) Create(st *monitorapi.Start, f monitor.Files) (_ monitor.Proces
 	e.mu.Unlock()
 	go m.watch()
 	go m.followEtc(spec.Etc)
+	go m.relieve()
 	return p, nil
 }
 

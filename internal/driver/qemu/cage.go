@@ -25,6 +25,8 @@ type cage struct {
 	binds  []specs.Mount
 	// resources limit it; nil is none.
 	resources *specs.LinuxResources
+	// files is how many open files it may have; 0 is the usual.
+	files uint64
 	// devices it has beside those that every container has.
 	devices []specs.LinuxDevice
 }
@@ -86,6 +88,9 @@ func (c *cage) prepare() (*runtime.Prepared, error) {
 			Devices:           c.devices,
 			RootfsPropagation: "private",
 		},
+	}
+	if c.files > 0 {
+		s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: c.files, Hard: c.files}}
 	}
 	for _, d := range systemDirs {
 		if fi, err := os.Lstat(d); err == nil && fi.IsDir() {

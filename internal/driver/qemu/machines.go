@@ -179,7 +179,7 @@ func guestBundle(b *model.Bundle) (*model.Bundle, error) {
 
 // hardware sizes the machine.
 func (m *machines) hardware(ctx context.Context, b *model.Bundle) (*hardware, error) {
-	h := &hardware{kernel: "/vm/vmlinux", initrd: "/vm/initrd", memory: m.o.Memory, cpus: runtime.NumCPU()}
+	h := &hardware{kernel: "/vm/vmlinux", initrd: "/vm/initrd", memory: m.o.Memory}
 	var err error
 	if h.binary, err = QEMU(m.o.QEMU); err != nil {
 		return nil, err
@@ -187,6 +187,7 @@ func (m *machines) hardware(ctx context.Context, b *model.Bundle) (*hardware, er
 	if h.accel, _, err = m.o.Accel(ctx); err != nil {
 		return nil, err
 	}
+	h.cpus = usualCPUs(h.accel)
 	img, err := m.o.Boot.Image(ctx)
 	if err != nil {
 		return nil, err
@@ -205,6 +206,18 @@ func (m *machines) hardware(ctx context.Context, b *model.Bundle) (*hardware, er
 	}
 	h.disks = []disk{{serial: serialRoot, path: b.Rootfs.Disk, readOnly: true}, {serial: serialWritable, path: b.Rootfs.Writable}}
 	return h, nil
+}
+
+// usualCPUs is how many processors a machine without --cpus has. Emulated it is
+// one: processors are threads that wait for each other (a lock, a grace period
+// of RCU, a flush of the TLB) while the host runs something else in the place of
+// the one that is waited for, which costs half a boot on a busy host, and one
+// boot of thirty everything.
+func usualCPUs(accel string) int {
+	if accel == "kvm" {
+		return runtime.NumCPU()
+	}
+	return 1
 }
 
 // size is how much memory and how many processors a machine with these limits

@@ -2,12 +2,16 @@ package qemu
 
 import (
 	"fmt"
+	"os"
 	"path"
 	"slices"
 	"strconv"
+	"strings"
+	"sync"
 
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"wharf/internal/model"
 	"wharf/internal/vmm/vmmapi"
@@ -37,12 +41,12 @@ func (m *machines) shares(b *model.Bundle, list []share, cgroup string) ([]vmmap
 	}
 	var out []vmmapi.Share
 	for _, s := range list {
-		args := []string{binary, "--fd=" + strconv.Itoa(vmmapi.FirstFile), "-o", "source=/share", "-o", "sandbox=chroot", "-o", "cache=auto", "-o", "xattr", "--rlimit-nofile=0", "-f"}
+		args := []string{binary, "--fd=" + strconv.Itoa(vmmapi.FirstFile), "-o", "source=/share", "-o", "sandbox=chroot", "-o", "cache=auto", "-o", "xattr", "--rlimit-nofile=0", "-f"} // the limit is the cage's
 		opts := []string{"rbind", "rprivate", "nosuid", "nodev"}
 		if s.readOnly {
 			opts = append(opts, "ro")
 		}
-		c := cage{root: m.root, ids: m.ids(b), cgroup: cgroup, name: "virtiofsd", args: args, caps: shareCaps,
+		c := cage{root: m.root, ids: m.ids(b), cgroup: cgroup, name: "virtiofsd", args: args, caps: shareCaps, files: openFiles(),
 			binds: []specs.Mount{{Destination: path.Join("/share", s.file), Type: "bind", Source: s.source, Options: opts}}}
 		if s.file != "" { // the share is a directory with just this file
 			c.binds = slices.Insert(c.binds, 0, specs.Mount{Destination: "/share", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", "mode=755", "size=64k"}})
@@ -54,4 +58,31 @@ func (m *machines) shares(b *model.Bundle, list []share, cgroup string) ([]vmmap
 		out = append(out, vmmapi.Share{Name: s.name, Prepared: *p})
 	}
 	return out, nil
+}
+
+// mostFiles is how many open files a share's server gets where the host lets
+// us: it has one for each file that the guest knows of.
+const mostFiles = 1 << 20
+
+// openFiles is mostFiles, or less: a hard limit can be raised by those only
+// who have CAP_SYS_RESOURCE. wharf-vmm sees to it that the guest forgets files
+// before the limit is reached (internal/vmm/forget.go).
+var openFiles = sync.OnceValue(func() uint64 {
+	most := uint64(mostFiles)
+	if text, err := os.ReadFile("/proc/sys/fs/nr_open"); err == nil {
+		if n, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64); err == nil {
+			most = min(most, n)
+		}
+	}
+	var now unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &now); err != nil || now.Max >= most || hasCapability(unix.CAP_SYS_RESOURCE) {
+		return most
+	}
+	return now.Max
+})
+
+func hasCapability(n int) bool {
+	h := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var d [2]unix.CapUserData
+	return unix.Capget(&h, &d[0]) == nil && d[n/32].Effective&(1<<(n%32)) != 0
 }

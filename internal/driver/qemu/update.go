@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"runtime"
 
 	"github.com/containerd/errdefs"
 	units "github.com/docker/go-units"
@@ -22,7 +21,11 @@ func (i *instance) Update(ctx context.Context, r container.Resources) error {
 	if err != nil {
 		return err
 	}
-	memory, cpus := i.d.m.o.Memory, runtime.NumCPU()
+	accel, _, err := i.d.m.o.Accel(ctx)
+	if err != nil {
+		return err
+	}
+	memory, cpus := i.d.m.o.Memory, usualCPUs(accel)
 	if s := b.Spec.Linux.Resources; s != nil {
 		memory, cpus = size(s, memory, cpus)
 	}
