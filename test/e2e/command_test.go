@@ -34,7 +34,7 @@ func cut(s string) string {
 // out is the trimmed standard output.
 func (r result) out() string { return strings.TrimSpace(r.Stdout) }
 
-const commandLimit = 60 * time.Second
+var commandLimit = patient(60 * time.Second)
 
 // command runs a program with the daemon's environment.
 func (d *daemon) command(limit time.Duration, stdin io.Reader, name string, args ...string) result {
@@ -71,7 +71,7 @@ func (d *daemon) wharf(args ...string) result {
 
 // eventually calls f until it returns nil or the time is over.
 func eventually(limit time.Duration, f func() error) error {
-	deadline := time.Now().Add(limit)
+	deadline := time.Now().Add(patient(limit))
 	for {
 		err := f()
 		if err == nil || time.Now().After(deadline) {

@@ -47,7 +47,7 @@ func newDaemon(name string, args ...string) (*daemon, error) {
 	if err := os.Mkdir(filepath.Join(dir, "config"), 0o700); err != nil {
 		return nil, err
 	}
-	return &daemon{dir: dir, parent: fmt.Sprintf("wharf-test-%d-%s", os.Getpid(), filepath.Base(dir)), args: args}, nil
+	return &daemon{dir: dir, parent: fmt.Sprintf("wharf-test-%d-%s", os.Getpid(), filepath.Base(dir)), args: append(isolationFlags(), args...)}, nil
 }
 
 func (d *daemon) socket() string  { return filepath.Join(d.dir, "docker.sock") }
@@ -208,7 +208,7 @@ func (d *daemon) load(image string) error {
 
 // http is a client for requests that no CLI would send.
 func (d *daemon) http() *http.Client {
-	return &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
+	return &http.Client{Timeout: patient(30 * time.Second), Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", d.socket())

@@ -87,7 +87,7 @@ func (s *scene) terminal(input string, args ...string) (string, int) {
 	go func() { _ = cmd.Wait(); close(done) }()
 	select {
 	case <-done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(patient(20 * time.Second)):
 		_ = cmd.Process.Kill()
 		<-done
 		s.Errorf("%s: still running after 20 s; it printed %q", strings.Join(args, " "), out.String())

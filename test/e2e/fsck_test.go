@@ -22,8 +22,10 @@ import (
 func (d *daemon) fsckContainer(id string) error {
 	var errs []error
 	// What it has on the disk may be in the trash; see emptyTrash.
-	if dir := filepath.Join(d.execDir(), "instances", id); exists(dir) {
-		errs = append(errs, fmt.Errorf("left directory %s", dir))
+	for _, of := range []string{"instances", "vms"} {
+		if dir := filepath.Join(d.execDir(), of, id); exists(dir) {
+			errs = append(errs, fmt.Errorf("left directory %s", dir))
+		}
 	}
 	for _, g := range groups(id) {
 		errs = append(errs, fmt.Errorf("left control group %s", g))

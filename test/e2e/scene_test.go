@@ -34,6 +34,7 @@ func newSceneAlone(t *testing.T) *scene {
 	if notHere != "" {
 		t.Skip(notHere)
 	}
+	skipOnMachines(t)
 	return sceneOn(t, shared)
 }
 
@@ -52,6 +53,7 @@ func ownDaemon(t *testing.T, args ...string) *scene {
 	if notHere != "" {
 		t.Skip(notHere)
 	}
+	skipOnMachines(t)
 	t.Parallel()
 	d, err := newDaemon("own", args...)
 	if err != nil {
@@ -168,7 +170,7 @@ func (s *scene) inspect(ref, format string) string {
 func (s *scene) until(ref, format, want string) {
 	s.Helper()
 	var got string
-	deadline := time.Now().Add(15 * time.Second)
+	deadline := time.Now().Add(patient(15 * time.Second))
 	for time.Now().Before(deadline) {
 		if got = s.docker("inspect", "-f", format, ref).out(); got == want {
 			return

@@ -1,0 +1,108 @@
+package e2e
+
+import (
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// onMachines is WHARF_E2E_ISOLATION=vm (make e2e-vm): every daemon's
+// default-isolation is vm, so that the cases which were written for containers
+// run in virtual machines, unchanged. Those in differing are skipped.
+var onMachines = os.Getenv("WHARF_E2E_ISOLATION") == "vm"
+
+// patient is how long to wait for what a container does in limit: a machine
+// is emulated where there is no KVM.
+func patient(limit time.Duration) time.Duration {
+	if onMachines {
+		return 8 * limit
+	}
+	return limit
+}
+
+// isolationFlags start a daemon whose containers are machines: none is large,
+// so that many are there at once.
+func isolationFlags() []string {
+	if !onMachines {
+		return nil
+	}
+	return []string{"--default-isolation", "vm", "--vm-memory", "160m"}
+}
+
+// difference is why a case of containers says nothing of machines. row is the
+// beginning of a line of the table "What differs" in docs/isolation.md;
+// elsewhere: the case is about something that machines take no part in.
+type difference struct{ row, why string }
+
+const elsewhere = ""
+
+// skipOnMachines ends a test here that cannot be on machines.
+func skipOnMachines(t *testing.T) {
+	t.Helper()
+	if !onMachines {
+		return
+	}
+	for name := t.Name(); ; {
+		if d, ok := differing[name]; ok {
+			if d.row == elsewhere {
+				t.Skip("not about machines: " + d.why)
+			}
+			t.Skip("differs in a machine (" + d.row + "): " + d.why)
+		}
+		i := strings.LastIndexByte(name, '/')
+		if i < 0 {
+			return
+		}
+		name = name[:i]
+	}
+}
+
+// TestDifferencesAreTold: what is skipped on machines stands in the table that
+// people read.
+func TestDifferencesAreTold(t *testing.T) {
+	text, err := os.ReadFile("../../docs/isolation.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(text), "\n## What differs\n")
+	table, _, _ = strings.Cut(table, "\n## ")
+	for name, d := range differing {
+		if d.why == "" {
+			t.Errorf("%s is skipped without a reason", name)
+		}
+		told := slices.ContainsFunc(strings.Split(table, "\n"), func(line string) bool {
+			cell, _, _ := strings.Cut(strings.TrimPrefix(line, "|"), " | ")
+			return strings.Contains(cell, d.row)
+		})
+		if d.row != elsewhere && !told {
+			t.Errorf("%s: docs/isolation.md has no row %q", name, d.row)
+		}
+	}
+}
+
+// differing are the cases, by name (of a test or a subtest), that are not run
+// on machines.
+var differing = map[string]difference{
+	"TestRunNamespaces/pid_host":                {"--pid host", "refused"},
+	"TestRunNamespaces/uts_host":                {"--uts host", "refused"},
+	"TestRunNamespaces/uts_host_with_hostname":  {"--uts host", "refused, with another reason"},
+	"TestRunNamespaces/ipc_host":                {"--ipc host", "refused"},
+	"TestRunNamespaces/network_host":            {"--network host", "refused"},
+	"TestRunSharedNamespaces":                   {"--pid container:", "refused"},
+	"TestRunHostUser":                           {"ids", "the process of the host is the machine"},
+	"TestRunSecurity/userns_host":               {"--userns host", "refused"},
+	"TestRunSecurity/own_user_namespace":        {"ids", "the kernel is its own, and so are all of its ids"},
+	"TestRunSecurity/device":                    {"--device", "refused"},
+	"TestRunSecurity/device_under_another_name": {"--device", "refused"},
+	"TestRunSecurity/missing_device":            {"--device", "refused, with another reason"},
+	"TestCDI":                                   {"--device", "refused"},
+	"TestMonitorKilled":                         {elsewhere, "kills wharf-monitor; TestMachineFaults kills what holds a machine"},
+	"TestMonitorKilledIsRecorded":               {elsewhere, "kills wharf-monitor; TestMachineFaults kills what holds a machine"},
+	"TestMachine":                               {elsewhere, "it runs in make test"},
+	"TestMachineForeground":                     {elsewhere, "it runs in make test"},
+	"TestMachineRefusals":                       {elsewhere, "it runs in make test"},
+	"TestMachinePolicy":                         {elsewhere, "it runs in make test"},
+	"TestMachineFaults":                         {elsewhere, "it runs in make test"},
+}
