@@ -118,7 +118,7 @@ func (o *buildOptions) flags(f *pflag.FlagSet) {
 	f.BoolVar(&o.noCache, "no-cache", false, "Use no cache")
 	list(&o.noCacheFor, "no-cache-filter", nil, "Stages that use no cache")
 	f.BoolVar(&o.pull, "pull", false, "Ask the registries whether base images are newer there")
-	f.StringVar(&o.network, "network", "default", "Network of RUN: default, host, none")
+	f.StringVar(&o.network, "network", "default", "Network of RUN: default, host, none, or a network's name")
 	list(&o.hosts, "add-host", nil, `Further name for RUN ("host:ip", "host:host-gateway")`)
 	f.StringVar(&o.shm, "shm-size", "", "Size of /dev/shm for RUN")
 	list(&o.ulimits, "ulimit", nil, `Limit for RUN ("nofile=1024:2048")`)

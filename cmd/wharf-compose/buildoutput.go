@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/distribution/reference"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/term"
 )
@@ -92,9 +93,22 @@ func (o *buildOptions) export(text string) (client.ExportEntry, error) {
 		return e, fmt.Errorf("type %s takes no dest=", e.Type)
 	}
 	if _, ok := e.Attrs["name"]; !ok && len(o.tags) > 0 && e.Type != client.ExporterLocal && e.Type != client.ExporterTar {
-		e.Attrs["name"] = strings.Join(o.tags, ",")
+		e.Attrs["name"], err = fullNames(o.tags)
 	}
-	return e, nil
+	return e, err
+}
+
+// fullNames are tags with all that people leave out, as BuildKit has them.
+func fullNames(tags []string) (string, error) {
+	out := make([]string, 0, len(tags))
+	for _, t := range tags {
+		n, err := reference.ParseNormalizedNamed(t)
+		if err != nil {
+			return "", fmt.Errorf("--tag %q: %w", t, err)
+		}
+		out = append(out, reference.TagNameOnly(n).String())
+	}
+	return strings.Join(out, ","), nil
 }
 
 // fileOutput writes to a file, or to stdout unless that is a terminal.

@@ -148,8 +148,6 @@ func (o *buildOptions) explained(err error) error {
 	switch {
 	case strings.Contains(text, "buildkit-syft-scanner"):
 		return fmt.Errorf("%w\n--sbom runs a scanner's image; without a way to docker.io name another: --attest type=sbom,generator=IMAGE", err)
-	case strings.Contains(text, "exec format error") && len(o.platforms) > 0:
-		return fmt.Errorf("%w\nthis machine cannot run programs of %s: install qemu-user-static (binfmt_misc)", err, strings.Join(o.platforms, ", "))
 	}
 	return err
 }

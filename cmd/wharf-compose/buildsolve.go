@@ -69,12 +69,8 @@ func (o *buildOptions) attrs(ctx context.Context, c *client.Client) (map[string]
 	if o.pull {
 		a["image-resolve-mode"] = "pull"
 	}
-	switch o.network {
-	case "", "default", "bridge":
-	case "host", "none":
-		a["force-network-mode"] = o.network
-	default:
-		return nil, fmt.Errorf("--network %s: RUN can have default, host or none", o.network)
+	if o.network != "default" && o.network != "bridge" {
+		set("force-network-mode", o.network)
 	}
 	if o.shm != "" {
 		n, err := units.RAMInBytes(o.shm)

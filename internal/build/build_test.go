@@ -36,11 +36,11 @@ func TestSolveOptions(t *testing.T) {
 	if d := cmp.Diff(want, opt.FrontendAttrs); d != "" {
 		t.Error(d)
 	}
-	if d := cmp.Diff([]client.ExportEntry{{Type: "moby", Attrs: map[string]string{"name": "a,b:c"}}}, opt.Exports); d != "" {
+	if d := cmp.Diff([]client.ExportEntry{{Type: "moby", Attrs: map[string]string{"name": "docker.io/library/a:latest,docker.io/library/b:c"}}}, opt.Exports); d != "" {
 		t.Error(d)
 	}
 	for name, q := range map[string]model.BuildRequest{
-		"network":     {Network: "mine"},
+		"tag":         {Tags: []string{"A B"}},
 		"output":      {Outputs: []model.BuildOutput{{Type: "local"}}},
 		"two outputs": {Outputs: make([]model.BuildOutput, 2)},
 	} {

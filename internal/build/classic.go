@@ -62,6 +62,9 @@ func (r *Room) Build(ctx context.Context, q model.BuildRequest, body io.Reader, 
 	if err != nil {
 		return err
 	}
+	if id, ok := strings.CutPrefix(q.ID, uploadRequest); ok && id != "" {
+		return k.uploads.offer(ctx, q.ID, body, uploadPatience)
+	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	defer r.builds.enter(q.ID, stop)()
@@ -69,22 +72,24 @@ func (r *Room) Build(ctx context.Context, q model.BuildRequest, body io.Reader, 
 	if q.ExtraHosts, err = r.extraHosts(q.ExtraHosts); err != nil {
 		return err
 	}
+	q.HostNetwork = !r.opts.NoHostNetwork
+	if q.BuildKit {
+		return r.traced(ctx, k, q, body, send)
+	}
 	opt, err := solveOptions(q)
 	if err != nil {
 		return err
 	}
-	if !r.opts.NoHostNetwork {
-		opt.AllowedEntitlements = []string{string(entitlements.EntitlementNetworkHost)}
-	}
 	up := uploadprovider.New()
 	switch {
 	case q.Remote == "client-session", q.Remote == "upload-request":
-		return cerrdefs.ErrNotImplemented.WithMessage("remote=" + q.Remote + ": BuildKit through POST /build is not there; use buildx or wharf build, or DOCKER_BUILDKIT=0")
+		return cerrdefs.ErrInvalidArgument.WithMessage("remote=" + q.Remote + " goes with version=2")
 	case q.Remote != "":
-		opt.FrontendAttrs["context"] = q.Remote
+		opt.FrontendAttrs[optContext] = q.Remote
 	default:
-		opt.FrontendAttrs["context"] = up.Add(io.NopCloser(body))
+		opt.FrontendAttrs[optContext] = up.Add(io.NopCloser(body))
 	}
+	opt.FrontendAttrs[optClassic] = "1"
 	opt.Session = append(opt.Session, up, &credentials{all: q.Auth})
 
 	out := newStream(q, send)
@@ -107,19 +112,19 @@ func (r *Room) Build(ctx context.Context, q model.BuildRequest, body io.Reader, 
 
 // solveOptions puts a request into the Dockerfile frontend's words.
 func solveOptions(q model.BuildRequest) (client.SolveOpt, error) {
-	a := map[string]string{"filename": q.Dockerfile}
+	a := map[string]string{optDockerfile: q.Dockerfile}
 	set := func(key, v string) {
 		if v != "" && v != "0" {
 			a[key] = v
 		}
 	}
 	if q.Dockerfile == "" {
-		a["filename"] = "Dockerfile"
+		a[optDockerfile] = "Dockerfile"
 	}
 	set("target", q.Target)
 	set("platform", q.Platform)
 	set("add-hosts", strings.Join(q.ExtraHosts, ","))
-	set("cgroup-parent", q.CgroupParent)
+	set(optCgroup, q.CgroupParent)
 	for key, n := range map[string]int64{
 		"shm-size": q.ShmSize, "memory": q.Memory, "memswap": q.MemorySwap,
 		"cpushares": q.CPUShares, "cpuperiod": q.CPUPeriod, "cpuquota": q.CPUQuota,
@@ -143,8 +148,8 @@ func solveOptions(q model.BuildRequest) (client.SolveOpt, error) {
 	for name, v := range q.Labels {
 		a["label:"+name] = v
 	}
-	if err := networkMode(q.Network, a); err != nil {
-		return client.SolveOpt{}, err
+	if q.Network != "default" && q.Network != "bridge" {
+		set(optNetwork, q.Network)
 	}
 	var limits []string
 	for _, l := range q.Ulimits {
@@ -156,21 +161,19 @@ func solveOptions(q model.BuildRequest) (client.SolveOpt, error) {
 	for _, ref := range q.CacheFrom {
 		opt.CacheImports = append(opt.CacheImports, client.CacheOptionsEntry{Type: "registry", Attrs: map[string]string{"ref": ref}})
 	}
-	exports, err := exportsOf(q)
-	opt.Exports = exports
-	return opt, err
-}
-
-// networkMode sets what RUN steps are connected to.
-func networkMode(mode string, attrs map[string]string) error {
-	switch mode {
-	case "", "default", "bridge":
-	case "host", "none":
-		attrs["force-network-mode"] = mode
-	default:
-		return cerrdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("network mode %q is not there for builds: use default, host or none", mode))
+	if inlineCache(q) {
+		opt.CacheExports = append(opt.CacheExports, client.CacheOptionsEntry{Type: "inline", Attrs: map[string]string{}})
 	}
-	return nil
+	if q.HostNetwork {
+		opt.AllowedEntitlements = []string{string(entitlements.EntitlementNetworkHost)}
+	}
+	var err error
+	if q.BuildKit {
+		opt.Exports, err = tracedExports(q)
+	} else {
+		opt.Exports, err = exportsOf(q)
+	}
+	return opt, err
 }
 
 // exportsOf is the image store, unless the client says another.
@@ -185,7 +188,11 @@ func exportsOf(q model.BuildRequest) ([]client.ExportEntry, error) {
 		}
 		return nil, cerrdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("output %q through POST /build is not there: use buildx or wharf build", o.Type))
 	}
-	return []client.ExportEntry{{Type: mobyExporter, Attrs: map[string]string{"name": strings.Join(q.Tags, ",")}}}, nil
+	names, err := fullNames(q.Tags)
+	if err != nil {
+		return nil, err
+	}
+	return []client.ExportEntry{{Type: mobyExporter, Attrs: map[string]string{"name": names}}}, nil
 }
 
 // hostGateway stands for the host's address in --add-host.

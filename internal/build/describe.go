@@ -100,7 +100,11 @@ func (x *executor) hostConfig(m bkexecutor.Meta) (*container.HostConfig, error) 
 	for _, d := range m.CDIDevices {
 		hc.DeviceRequests = append(hc.DeviceRequests, container.DeviceRequest{Driver: "cdi", DeviceIDs: []string{d.Name}})
 	}
-	hc.CgroupParent = m.CgroupParent
+	network, cgroup := networkOf(m.CgroupParent)
+	if network != "" && m.NetMode == pb.NetMode_UNSET {
+		hc.NetworkMode = container.NetworkMode(network)
+	}
+	hc.CgroupParent = cgroup
 	if l := m.LinuxResources; l != nil {
 		hc.Memory, hc.MemorySwap, hc.CPUShares = l.Memory, l.MemorySwap, int64(l.CpuShares)
 		hc.CPUPeriod, hc.CPUQuota, hc.CpusetCpus, hc.CpusetMems = int64(l.CpuPeriod), l.CpuQuota, l.CpusetCpus, l.CpusetMems

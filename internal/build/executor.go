@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -128,6 +129,9 @@ func (x *executor) enter(id string, meta bkexecutor.Meta) (rs *runningStep, leav
 func startError(err error) error {
 	var se *model.StepError
 	if errors.As(err, &se) {
+		if errors.Is(err, syscall.ENOEXEC) || strings.Contains(err.Error(), "exec format error") {
+			err = fmt.Errorf("%w (a program for another platform? RUN of foreign platforms needs binfmt_misc: install qemu-user-static)", err)
+		}
 		return &gatewaypb.ExitError{ExitCode: uint32(se.Code), Err: err}
 	}
 	return err

@@ -18,6 +18,7 @@ import (
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/control"
 	"github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/util/tracing"
 	"google.golang.org/grpc"
 
 	"wharf/internal/model"
@@ -76,6 +77,7 @@ type kit struct {
 	sessions *session.Manager
 	control  *control.Controller
 	worker   *worker
+	uploads  *uploads
 	server   *grpc.Server
 	pipe     *pipeListener
 	client   *client.Client
@@ -138,6 +140,11 @@ func (r *Room) open() (_ *kit, err error) {
 		return nil, err
 	}
 	if k.worker, err = r.newWorker(); err != nil {
+		return nil, err
+	}
+	k.uploads = &uploads{next: tracing.DefaultTransport}
+	if err = k.worker.fetchBy(k.uploads); err != nil {
+		_ = k.worker.Close()
 		return nil, err
 	}
 	if k.control, err = r.newController(k); err != nil {

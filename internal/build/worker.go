@@ -3,6 +3,7 @@ package build
 import (
 	"context"
 	"maps"
+	"net/http"
 	"os"
 	"path/filepath"
 	"time"
@@ -22,13 +23,13 @@ import (
 	"github.com/moby/buildkit/exporter"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	"github.com/moby/buildkit/frontend"
-	dockerfile "github.com/moby/buildkit/frontend/dockerfile/builder"
 	"github.com/moby/buildkit/frontend/gateway"
 	"github.com/moby/buildkit/frontend/gateway/forwarder"
 	"github.com/moby/buildkit/session"
 	bksnapshot "github.com/moby/buildkit/snapshot/containerd"
 	"github.com/moby/buildkit/solver"
 	"github.com/moby/buildkit/solver/bboltcachestorage"
+	httpsource "github.com/moby/buildkit/source/http"
 	"github.com/moby/buildkit/util/archutil"
 	"github.com/moby/buildkit/util/entitlements"
 	"github.com/moby/buildkit/util/leaseutil"
@@ -123,6 +124,15 @@ func (r *Room) newWorker() (*worker, error) {
 	return &worker{w, root}, nil
 }
 
+// fetchBy has http sources fetched by rt.
+func (w *worker) fetchBy(rt http.RoundTripper) error {
+	src, err := httpsource.NewSource(httpsource.Opt{CacheAccessor: w.CacheMgr, Transport: rt})
+	if err == nil {
+		w.SourceManager.Register(src)
+	}
+	return err
+}
+
 // collected are the figures of a collection, which nobody reads.
 type collected struct{}
 
@@ -193,7 +203,7 @@ func (r *Room) entitlements() []string {
 // frontends: Dockerfiles are read by the built-in one, also where their
 // "# syntax=" line or a client asks for docker/dockerfile as an image.
 func frontends(wc *bkworker.Controller) (map[string]frontend.Frontend, error) {
-	own := forwarder.NewGatewayForwarder(wc.Infos(), dockerfile.Build)
+	own := forwarder.NewGatewayForwarder(wc.Infos(), buildDockerfile)
 	gw, err := gateway.NewGatewayFrontend(wc.Infos(), nil)
 	if err != nil {
 		return nil, err

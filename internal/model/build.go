@@ -30,6 +30,7 @@ type BuildRequest struct {
 	NoCache, Pull, Quiet, Squash, BuildKit bool
 	Outputs                                []BuildOutput
 	Auth                                   map[string]registry.AuthConfig
+	HostNetwork                            bool // RUN --network=host is allowed; the room sets it
 }
 
 // BuildOutput is where a build's result goes.

@@ -1,0 +1,111 @@
+package build
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	bkexecutor "github.com/moby/buildkit/executor"
+	"github.com/moby/buildkit/solver/pb"
+
+	"wharf/internal/model"
+)
+
+func TestUploads(t *testing.T) {
+	u := &uploads{next: http.DefaultTransport}
+	ctx := t.Context()
+	done := make(chan error, 1)
+	go func() { done <- u.offer(ctx, "a", strings.NewReader("text"), time.Minute) }()
+	req, _ := http.NewRequestWithContext(ctx, http.MethodGet, uploadURL("a"), nil)
+	resp, err := u.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, _ := io.ReadAll(resp.Body)
+	_ = resp.Body.Close()
+	if err := <-done; string(b) != "text" || err != nil {
+		t.Errorf("%q %v", b, err)
+	}
+	if err := u.offer(ctx, "b", strings.NewReader(""), time.Millisecond); err == nil || !strings.Contains(err.Error(), `"b"`) {
+		t.Errorf("nobody asked: %v", err)
+	}
+	gone, cancel := context.WithCancel(ctx)
+	cancel()
+	if _, err := u.RoundTrip(req.WithContext(gone)); err == nil {
+		t.Error("an upload without a body")
+	}
+	if len(u.slots) != 0 {
+		t.Errorf("left: %v", u.slots)
+	}
+}
+
+func TestIgnored(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                               "",
+		"Dockerfile\n":                   "", // that one is at the top
+		"sub\n.dockerignore\n":           "sub/Dockerfile .dockerignore",
+		"**\n!sub/Dockerfile\n":          ".dockerignore",
+		"[":                              "",
+		"*\n# comment\n!.dockerignore\n": "sub/Dockerfile",
+	} {
+		if got := strings.Join(ignored([]byte(text), "sub/Dockerfile"), " "); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+}
+
+func TestNetworkOf(t *testing.T) {
+	for _, c := range [][3]string{{"mine", "", ""}, {"mine", "/a;b", "/a;b"}, {"", "/a", "/a"}} {
+		text := c[1]
+		if c[0] != "" {
+			text = onNetwork(c[0], c[1])
+		}
+		if n, g := networkOf(text); n != c[0] || g != c[2] {
+			t.Errorf("%q: %q %q", text, n, g)
+		}
+	}
+	x := &executor{}
+	hc, err := x.hostConfig(bkexecutor.Meta{CgroupParent: onNetwork("mine", "/p")})
+	if err != nil || hc.NetworkMode != "mine" || hc.CgroupParent != "/p" {
+		t.Errorf("%+v %v", hc, err)
+	}
+	hc, err = x.hostConfig(bkexecutor.Meta{CgroupParent: onNetwork("mine", ""), NetMode: pb.NetMode_NONE})
+	if err != nil || hc.NetworkMode != "none" {
+		t.Errorf("RUN --network=none: %+v %v", hc, err)
+	}
+}
+
+func TestTracedExports(t *testing.T) {
+	out := func(kind string) []model.BuildOutput {
+		return []model.BuildOutput{{Type: kind, Attrs: map[string]string{"a": "b"}}}
+	}
+	for name, c := range map[string]struct {
+		q    model.BuildRequest
+		kind string
+		want map[string]string
+	}{
+		"image":    {model.BuildRequest{Tags: []string{"x"}}, "moby", map[string]string{"name": "docker.io/library/x:latest"}},
+		"local":    {model.BuildRequest{Session: "s", Tags: []string{"x"}, Outputs: out("local")}, "local", map[string]string{"a": "b"}},
+		"registry": {model.BuildRequest{Tags: []string{"r:1/x"}, Outputs: out("registry")}, "image", map[string]string{"a": "b", "push": "true", "name": "r:1/x:latest"}},
+	} {
+		got, err := tracedExports(c.q)
+		if err != nil || got[0].Type != c.kind || cmp.Diff(c.want, got[0].Attrs) != "" {
+			t.Errorf("%s: %+v %v", name, got, err)
+		}
+	}
+	for name, q := range map[string]model.BuildRequest{
+		"nobody to write it": {Outputs: out("tar")}, "unknown": {Session: "s", Outputs: out("x")}, "two": {Outputs: append(out("tar"), out("tar")...)},
+		"tag": {Tags: []string{"X"}},
+	} {
+		if _, err := tracedExports(q); err == nil {
+			t.Errorf("%s is taken", name)
+		}
+	}
+	if got, err := tracedExports(model.BuildRequest{Outputs: out("cacheonly")}); err != nil || len(got) != 0 {
+		t.Errorf("cacheonly: %v %v", got, err)
+	}
+}
