@@ -3,6 +3,7 @@ package runtime_test
 import (
 	"os"
 	"path/filepath"
+	goruntime "runtime"
 	"strings"
 	"testing"
 	"time"
@@ -265,5 +266,68 @@ func TestInjection(t *testing.T) {
 		if _, err := prepare.Exec(b, &model.ExecSpec{Process: s.Process}, "", prepare.Options{}); err == nil {
 			t.Errorf("%s was taken by exec", name)
 		}
+	}
+}
+
+// TestSharedHost: where the host's mounts are shared, as systemd makes them,
+// nothing that is mounted in a root comes out on the host.
+func TestSharedHost(t *testing.T) {
+	needRoot(t)
+	roots := map[string]func(*model.Bundle){
+		"a directory": func(b *model.Bundle) { b.Rootfs = model.Rootfs{Dir: b.Rootfs.Lower[0]} },
+		"one layer":   func(b *model.Bundle) { b.Rootfs = model.Rootfs{Lower: b.Rootfs.Lower} },
+		"an upper":    func(b *model.Bundle) { b.Rootfs = model.Rootfs{Upper: b.Rootfs.Lower[0]} },
+		"an overlay":  func(*model.Bundle) {},
+	}
+	for name, change := range roots {
+		t.Run(name, func(t *testing.T) {
+			b := bundle(t, "sh", "-c", "grep -c ' /proc ' /proc/self/mountinfo")
+			dir := b.Rootfs.Lower[0]
+			for _, d := range []string{"proc", "sys", "dev", "dev/pts", "dev/shm", "dev/mqueue"} {
+				_ = os.MkdirAll(filepath.Join(dir, d), 0o755)
+			}
+			change(b)
+			var out, leaked string
+			var err error
+			inSharedTree(t, func() {
+				out, _, err = tryRun(t, b)
+				mounts, _ := os.ReadFile("/proc/thread-self/mountinfo")
+				for _, line := range strings.Split(string(mounts), "\n") {
+					if strings.Contains(line, " "+dir) {
+						leaked += line + "\n"
+					}
+				}
+			})
+			if err != nil || out != "1\n" {
+				t.Errorf("%v %q", err, out)
+			}
+			if leaked != "" {
+				t.Errorf("on the host:\n%s", leaked)
+			}
+		})
+	}
+}
+
+// inSharedTree runs f on a thread with a mount namespace of its own, in which
+// everything is shared.
+func inSharedTree(t *testing.T, f func()) {
+	t.Helper()
+	done := make(chan error)
+	go func() {
+		goruntime.LockOSThread() // and never unlocked: it ends with the goroutine
+		err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS)
+		if err == nil {
+			err = unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, "")
+		}
+		if err == nil {
+			err = unix.Mount("", "/", "", unix.MS_SHARED|unix.MS_REC, "")
+		}
+		if err == nil {
+			f()
+		}
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		t.Fatal(err)
 	}
 }

@@ -37,16 +37,20 @@ func (m *rootMaker) temp(fd int) int {
 }
 
 // root makes the root as a detached mount.
+//
+// A directory's clone is a slave of the mount that it comes from: as a peer of
+// a shared one (the root of every host with systemd) it would show the host
+// what the stage mounts in it.
 func (m *rootMaker) root(r *Root) (int, error) {
 	switch {
 	case r.Dir != "":
-		return m.bind(&HostMount{Kind: HostBind, Source: r.Dir, Recursive: true, IDMap: r.IDMap})
+		return m.bind(&HostMount{Kind: HostBind, Source: r.Dir, Recursive: true, IDMap: r.IDMap, RecProp: unix.MS_SLAVE})
 	case len(r.Lower) == 0 && r.Upper == "":
 		return -1, errors.New("the root has neither layers nor a directory")
 	case len(r.Lower) == 0:
-		return m.bind(&HostMount{Kind: HostBind, Source: r.Upper, IDMap: r.IDMap})
+		return m.bind(&HostMount{Kind: HostBind, Source: r.Upper, IDMap: r.IDMap, Prop: unix.MS_SLAVE})
 	case len(r.Lower) == 1 && r.Upper == "":
-		return m.bind(&HostMount{Kind: HostBind, Source: r.Lower[0], IDMap: r.IDMap, Set: unix.MOUNT_ATTR_RDONLY})
+		return m.bind(&HostMount{Kind: HostBind, Source: r.Lower[0], IDMap: r.IDMap, Set: unix.MOUNT_ATTR_RDONLY, Prop: unix.MS_SLAVE})
 	}
 	return m.overlay(r)
 }
