@@ -100,7 +100,7 @@ func (m *machine) stuck(err error) error {
 		return err
 	}
 	m.end(f.Text)
-	return errors.New(m.lost())
+	return errSilent{errors.New(m.lost())}
 }
 
 // watch ends a machine whose agent has fallen silent.

@@ -48,28 +48,15 @@ func (e *engine) Create(st *monitorapi.Start, f monitor.Files) (_ monitor.Proces
 		return nil, err
 	}
 	u.Push(func() error { p.Close(); return nil })
-	m, err := start(&spec, f)
+	m, err := e.boot(&spec, f)
 	if err != nil {
 		return nil, err
 	}
 	u.Push(func() error { m.kill(); return nil })
 	p.m = m
-	if err := m.resume(); err != nil {
-		return nil, err
-	}
-	if err := m.greet(); err != nil {
-		return nil, err
-	}
-	m.trace.add("agent answers")
 	if spec.Save {
 		return p, m.save(f.More[vmmapi.SaveFile])
 	}
-	reply, err := m.ask(spec.BootTime, guestapi.Request{Op: guestapi.OpBoot, Boot: &spec.Boot})
-	if err != nil {
-		return nil, m.stuck(fmt.Errorf("boot: %w", err))
-	}
-	m.warnings = append(m.warnings, reply.Warnings...)
-	m.trace.add("guest is configured")
 	e.mu.Lock()
 	e.m = m
 	e.mu.Unlock()

@@ -50,7 +50,7 @@ func (t *trace) add(name string) {
 
 // start runs QEMU and the shares' daemons. Nothing of the guest has been
 // waited for when it returns.
-func start(spec *vmmapi.Machine, f monitor.Files) (_ *machine, err error) {
+func start(spec *vmmapi.Machine, f monitor.Files, taps taps) (_ *machine, err error) {
 	m := &machine{spec: spec, down: make(chan struct{})}
 	var u, always undo.Stack
 	defer u.OnError(&err)
@@ -66,7 +66,7 @@ func start(spec *vmmapi.Machine, f monitor.Files) (_ *machine, err error) {
 		always.Push(end.Close)
 		sockets[spec.Shares[i].Name] = end
 	}
-	extra, err := m.files(f.More, sockets, &u, &always)
+	extra, err := m.files(f.More, sockets, taps, &u, &always)
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +91,7 @@ func start(spec *vmmapi.Machine, f monitor.Files) (_ *machine, err error) {
 }
 
 // files opens QEMU's descriptors, in the order in which the driver named them.
-func (m *machine) files(given, shares map[string]*os.File, u, always *undo.Stack) ([]*os.File, error) {
+func (m *machine) files(given, shares map[string]*os.File, taps taps, u, always *undo.Stack) ([]*os.File, error) {
 	var extra []*os.File
 	for _, x := range m.spec.Files {
 		var theirs *os.File
@@ -108,9 +108,7 @@ func (m *machine) files(given, shares map[string]*os.File, u, always *undo.Stack
 				err = fmt.Errorf("the descriptor %s did not come", x.Name)
 			}
 		case vmmapi.FileTap:
-			if theirs, err = OpenTap(x.Name); err != nil {
-				err = fmt.Errorf("tap %s: %w", x.Name, err)
-			}
+			theirs, err = taps.open(x.Name)
 		case vmmapi.FileShare:
 			if theirs = shares[x.Name]; theirs == nil {
 				err = fmt.Errorf("there is no share %s", x.Name)
@@ -145,6 +143,15 @@ func (m *machine) socket(kind vmmapi.FileKind, u *undo.Stack) (*os.File, error) 
 		go func() { m.console.follow(ours); _ = ours.Close() }()
 	}
 	return theirs, nil
+}
+
+// duplicate returns a further descriptor of what f is.
+func duplicate(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
 // socketpair makes a pair of stream sockets; the first is polled.
@@ -216,7 +223,7 @@ func (m *machine) lost() string {
 func oneLine(s string) string { return strings.Join(strings.Split(s, "\n"), " | ") }
 
 // greet begins the session with the agent.
-func (m *machine) greet() error {
+func (m *machine) greet(limit time.Duration) error {
 	done := make(chan error, 1)
 	go func() {
 		nonce, err := newNonce()
@@ -225,10 +232,6 @@ func (m *machine) greet() error {
 		}
 		done <- err
 	}()
-	limit := m.spec.BootTime
-	if m.spec.Incoming != 0 {
-		limit = resumeTime
-	}
 	t := time.NewTimer(limit)
 	defer t.Stop()
 	var err error
@@ -238,7 +241,7 @@ func (m *machine) greet() error {
 		return errors.New(m.lost())
 	case <-t.C:
 		m.end(fmt.Sprintf("the machine did not answer within %v of its start", limit))
-		return errors.New(m.lost())
+		return errSilent{errors.New(m.lost())}
 	}
 	if err != nil {
 		select {

@@ -49,7 +49,8 @@ type machines struct {
 	o         Options
 	root      string
 	templates templates
-	underWay  sync.Map // model.ID -> *making
+	underWay  sync.Map      // model.ID -> *making
+	patience  time.Duration // a test's, instead of bootTime's
 }
 
 var _ held.Kind = (*machines)(nil)
@@ -92,13 +93,14 @@ func (m *machines) Prepare(ctx context.Context, b *model.Bundle, cgroup string) 
 		return nil, nil, err
 	}
 	h.taps = taps(b)
+	h.disks = append(h.disks, g.disks...)
+	if err := h.fits(len(g.shares) + len(g.disks)); err != nil {
+		return nil, nil, err
+	}
 	if x, ok := m.underWay.Load(b.ID); ok {
 		*h = *x.(*making).h
 	}
-	out := &vmmapi.Machine{Boot: g.boot, Etc: g.etc, BootTime: bootTimeTCG, StopTime: stopTime}
-	if h.accel == "kvm" {
-		out.BootTime = bootTimeKVM
-	}
+	out := &vmmapi.Machine{Boot: g.boot, Etc: g.etc, BootTime: m.bootTime(h.accel), StopTime: stopTime}
 	out.Boot.Time, out.Boot.Orphaned = time.Now().UnixNano(), orphanTime
 	out.Boot.Entropy = make([]byte, 64)
 	_, _ = rand.Read(out.Boot.Entropy) // never fails (Go 1.24)
@@ -130,6 +132,17 @@ func (m *machines) Prepare(ctx context.Context, b *model.Bundle, cgroup string) 
 	}
 	out.QEMU = *p
 	return out, files, nil
+}
+
+// bootTime is how long a machine may take to answer, in two boots.
+func (m *machines) bootTime(accel string) time.Duration {
+	switch {
+	case m.patience != 0:
+		return m.patience
+	case accel == "kvm":
+		return bootTimeKVM
+	}
+	return bootTimeTCG
 }
 
 // kvmDevice is /dev/kvm for QEMU's user, and nobody else's node changes.
@@ -203,6 +216,9 @@ func (m *machines) hardware(ctx context.Context, b *model.Bundle) (*hardware, er
 	h.commandLine = boot.CommandLine(line)
 	if r := b.Spec.Linux.Resources; r != nil {
 		h.memory, h.cpus = size(r, h.memory, h.cpus)
+	}
+	if onlyDisk(b) {
+		return h, nil
 	}
 	h.disks = []disk{{serial: serialRoot, path: b.Rootfs.Disk, readOnly: true}, {serial: serialWritable, path: b.Rootfs.Writable}}
 	return h, nil
