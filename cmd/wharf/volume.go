@@ -46,11 +46,6 @@ func volumePath(name string, rest ...string) string {
 // volumeCall sends a request to one of the daemon's own endpoints. The caller
 // closes the answer's body; an answer that is an error becomes one.
 func volumeCall(ctx context.Context, dockerCLI command.Cli, method, path string, kind string, body io.Reader) (*http.Response, error) {
-	dial := dockerCLI.Client().Dialer()
-	c := http.Client{Transport: &http.Transport{
-		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
-		DisableKeepAlives: true, DisableCompression: true,
-	}}
 	req, err := http.NewRequestWithContext(ctx, method, "http://wharf"+path, body)
 	if err != nil {
 		return nil, err
@@ -58,6 +53,17 @@ func volumeCall(ctx context.Context, dockerCLI command.Cli, method, path string,
 	if kind != "" {
 		req.Header.Set("Content-Type", kind)
 	}
+	return engineDo(dockerCLI, req)
+}
+
+// engineDo sends a request to the engine; the caller closes the body. An
+// answer that is an error is one here.
+func engineDo(dockerCLI command.Cli, req *http.Request) (*http.Response, error) {
+	dial := dockerCLI.Client().Dialer()
+	c := http.Client{Transport: &http.Transport{
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+		DisableKeepAlives: true, DisableCompression: true,
+	}}
 	resp, err := c.Do(req)
 	if err != nil {
 		return nil, err

@@ -31,6 +31,7 @@ func (d *daemon) reload(ctx context.Context) {
 	taken := config.Take(old, next)
 	setLevel(d.level, taken)
 	d.rooms.images.Reconfigure(taken.InsecureRegistries, taken.RegistryMirrors, taken.MaxConcurrentDownloads, taken.MaxConcurrentUploads)
+	d.rooms.images.SetTrust(taken.Trust)
 	d.rooms.engine.SetTrash(trashBounds(taken))
 	d.live.Store(taken)
 	attrs := taken.Text()

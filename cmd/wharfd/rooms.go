@@ -112,6 +112,7 @@ func (r *rooms) openStores(ctx context.Context, c *config.Config, held *undo.Sta
 		InsecureRegistries: c.InsecureRegistries, Mirrors: c.RegistryMirrors,
 		MaxDownloads: c.MaxConcurrentDownloads, MaxUploads: c.MaxConcurrentUploads,
 		Users: r.imageUsers, Changes: plan.Changes, Publish: r.records.Publish, UserAgent: "wharf/" + release(),
+		Trust: c.Trust,
 	}); err != nil {
 		return err
 	}
@@ -205,7 +206,7 @@ func (r *rooms) imageUsers(context.Context) ([]image.User, error) {
 // handler is the API.
 func (r *rooms) handler() http.Handler {
 	api := dockerapi.New(dockerapi.Options{
-		Containers: r.engine, Images: r.images, Networks: r.networks, Volumes: r.volumes, VolumeData: r.volumes, ImageCopies: r.images, Builds: r.builds, Builder: "2",
+		Containers: r.engine, Images: r.images, Networks: r.networks, Volumes: r.volumes, VolumeData: r.volumes, ImageCopies: r.images, ImageTrust: r.images, Builds: r.builds, Builder: "2",
 		NetworkLimits: r.engine,
 		System:        r.system, Feed: r.records, Removed: r.engine, Wharf: r.own(), Version: release(),
 	})

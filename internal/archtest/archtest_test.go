@@ -17,10 +17,11 @@ import (
 // they have their room's rights unless they stand here themselves. Changing a
 // line is a design change; the commit says so.
 var mayImport = map[string][]string{
-	"api/monitorapi": nil,
+	"api/monitorapi": {"internal/lean"},
 	"api/guestapi":   nil,
 
 	"internal/model": nil,
+	"internal/lean":  nil,
 	"internal/undo":  nil,
 	// What a writable layer changed: read by the host and, in a VM, by the agent.
 	"internal/overlay": nil,
@@ -28,13 +29,14 @@ var mayImport = map[string][]string{
 	// What --log-opt may say is decided by plan and read by the writer.
 	"internal/plan":         {"internal/model", "internal/logs/logopts"},
 	"internal/logs/logopts": nil,
-	"internal/config":       {"internal/model", "internal/logs/logopts"}, // daemon.json and flags, for cmd/wharfd
+	"internal/config":       {"internal/model", "internal/logs/logopts", "internal/trust"}, // daemon.json and flags, for cmd/wharfd
 	"internal/record":       {"internal/model"},
-	"internal/logs":         {"internal/model"},
+	"internal/logs":         {"internal/lean", "internal/model"},
 	"internal/driver":       {"internal/model"},
 
 	"internal/image/erofs": nil, // a writer of disk images; the VM driver's tests make theirs with it
-	"internal/image":       {"internal/model", "internal/overlay", "internal/undo"},
+	"internal/image":       {"internal/model", "internal/overlay", "internal/trust", "internal/undo"},
+	"internal/trust":       nil, // keys, signatures, policy: pure
 	"internal/build":       {"internal/model", "internal/undo"},
 	"internal/registry":    nil, // a program of its own: its libraries stay out of wharfd and wharf
 	"internal/network":     {"internal/model", "internal/undo"},
@@ -44,7 +46,7 @@ var mayImport = map[string][]string{
 
 	// The performing half stays small: it is in the monitor. The preparing
 	// half turns a model.Bundle into the performing half's data.
-	"internal/runtime":         {"internal/undo"},
+	"internal/runtime":         {"internal/lean", "internal/undo"},
 	"internal/runtime/prepare": {"internal/model", "internal/runtime", "internal/undo"},
 	// The suite is part of the contract; it makes bundles and the namespaces
 	// that they need.
@@ -61,7 +63,7 @@ var mayImport = map[string][]string{
 	"internal/vmm/vmmapi": {"api/guestapi", "internal/runtime"}, // what the driver tells it: data
 
 	// The log writer's plan is a model type.
-	"internal/monitor": {"api/monitorapi", "internal/logs", "internal/logs/logopts", "internal/model", "internal/runtime", "internal/undo"},
+	"internal/monitor": {"api/monitorapi", "internal/lean", "internal/logs", "internal/logs/logopts", "internal/model", "internal/runtime", "internal/undo"},
 	"internal/guest":   {"api/guestapi", "internal/archive", "internal/model", "internal/overlay", "internal/runtime", "internal/undo"}, // archive's roots are model's
 
 	"internal/lifecycle": {"internal/driver", "internal/model", "internal/plan"},
@@ -70,8 +72,8 @@ var mayImport = map[string][]string{
 	"internal/archtest": nil,
 
 	"cmd/wharfd":         {"internal", "api"},
-	"cmd/wharf":          nil, // HTTP only
-	"cmd/wharf-compose":  nil, // HTTP only
+	"cmd/wharf":          {"internal/trust"}, // HTTP only; private keys stay on the client's side
+	"cmd/wharf-compose":  nil,                // HTTP only
 	"cmd/wharf-monitor":  {"internal/monitor", "internal/runtime"},
 	"cmd/wharf-logger":   {"internal/logs"},
 	"cmd/wharf-registry": {"internal/registry"},

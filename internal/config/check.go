@@ -287,6 +287,7 @@ func Take(old, next *Config) *Config {
 			fc[i].value.Set(fn[i].value)
 		}
 	}
+	c.Trust = next.Trust
 	return &c
 }
 

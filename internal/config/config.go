@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/docker/go-units"
+
+	"wharf/internal/trust"
 )
 
 // DefaultFile is read if it is there; another one must be.
@@ -84,6 +86,7 @@ type Config struct {
 	MaxConcurrentDownloads int      `json:"max-concurrent-downloads" flag:"max-concurrent-downloads" help:"layers that a pull fetches at once" reload:"yes"`
 	MaxConcurrentUploads   int      `json:"max-concurrent-uploads" flag:"max-concurrent-uploads" help:"layers that a push sends at once" reload:"yes"`
 	CertsDir               string   `json:"certs-dir" flag:"certs-dir" help:"directory of registries' certificates"`
+	TrustPolicy            string   `json:"trust-policy" flag:"trust-policy" help:"file that says whose signatures images must have: docs/shipping.md" reload:"yes"`
 	HTTPProxy              string   `json:"http-proxy" flag:"http-proxy" help:"proxy for registries"`
 	HTTPSProxy             string   `json:"https-proxy" flag:"https-proxy" help:"proxy for registries"`
 	NoProxy                string   `json:"no-proxy" flag:"no-proxy" help:"hosts that need none"`
@@ -126,6 +129,8 @@ type Config struct {
 	// Seccomp is the profile named by SeccompProfile: "", "unconfined", or
 	// its text.
 	Seccomp string `json:"-"`
+	// Trust is the policy in the file TrustPolicy; nil without one.
+	Trust *trust.Policy `json:"-"`
 }
 
 // Default is the configuration when nobody says anything.

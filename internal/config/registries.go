@@ -5,12 +5,20 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+
+	"wharf/internal/trust"
 )
 
 // checkRegistries brings the registries into the form that the image room
 // takes: hosts, host:port or CIDRs; mirrors as URLs. As dockerd, a scheme
 // before an insecure registry is dropped.
 func (c *Config) checkRegistries() error {
+	if c.TrustPolicy != "" {
+		var err error
+		if c.Trust, err = trust.ReadPolicy(c.TrustPolicy); err != nil {
+			return err
+		}
+	}
 	for i, r := range c.InsecureRegistries {
 		for _, scheme := range []string{"http://", "https://"} {
 			if rest, ok := strings.CutPrefix(r, scheme); ok {

@@ -25,15 +25,20 @@ type ImageCopies interface {
 
 // copyMux are the routes of ImageCopies.
 func (s *server) copyMux() *http.ServeMux {
-	mux := http.NewServeMux()
-	for pattern, h := range map[string]handler{
+	return s.ownMux(map[string]handler{
 		"GET /wharf/v1/copy/content":             s.copyContent,
 		"GET /wharf/v1/copy/blobs/{digest}":      s.copyRead,
 		"POST /wharf/v1/copy":                    s.copyBegin,
 		"PUT /wharf/v1/copy/{id}/blobs/{digest}": s.copyWrite,
 		"POST /wharf/v1/copy/{id}/commit":        s.copyCommit,
 		"DELETE /wharf/v1/copy/{id}":             s.copyEnd,
-	} {
+	})
+}
+
+// ownMux serves endpoints of ours.
+func (s *server) ownMux(routes map[string]handler) *http.ServeMux {
+	mux := http.NewServeMux()
+	for pattern, h := range routes {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			rep, ok := w.(*reply)
 			if !ok {

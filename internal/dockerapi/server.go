@@ -23,10 +23,12 @@ type Options struct {
 	VolumeData VolumeData
 	// ImageCopies serves /wharf/v1/copy. nil: not there.
 	ImageCopies ImageCopies
-	Builds      Builds
-	Removed     Removed
-	System      System
-	Feed        Feed
+	// ImageTrust serves /wharf/v1/trust. nil: not there.
+	ImageTrust ImageTrust
+	Builds     Builds
+	Removed    Removed
+	System     System
+	Feed       Feed
 
 	// NetworkLimits serves /wharf/v1/containers/NAME/network-rules.
 	NetworkLimits NetworkLimits
@@ -68,6 +70,9 @@ func New(o Options) http.Handler {
 	if o.ImageCopies != nil {
 		s.copies = s.copyMux()
 	}
+	if o.ImageTrust != nil {
+		s.trust = s.trustMux()
+	}
 	return s
 }
 
@@ -89,6 +94,7 @@ type server struct {
 
 	volumeData *http.ServeMux // may be nil
 	copies     *http.ServeMux // may be nil
+	trust      *http.ServeMux // may be nil
 	removed    *http.ServeMux // may be nil
 }
 
@@ -138,6 +144,10 @@ func (s *server) serve(w *reply, r *http.Request) error {
 	}
 	if (r.URL.Path == WharfPrefix+"copy" || strings.HasPrefix(r.URL.Path, WharfPrefix+"copy/")) && s.copies != nil {
 		s.copies.ServeHTTP(w, r)
+		return nil
+	}
+	if strings.HasPrefix(r.URL.Path, WharfPrefix+"trust/") && s.trust != nil {
+		s.trust.ServeHTTP(w, r)
 		return nil
 	}
 	if isRemoved(r.URL.Path) && s.removed != nil {

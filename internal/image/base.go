@@ -35,7 +35,7 @@ func (s *Store) EnsureBase(ctx context.Context, path string) error {
 			return fmt.Errorf("image %s: %w", baseName, err)
 		}
 		defer f.Close()
-		if err := s.Load(ctx, f, nil, true, nil); err != nil {
+		if err := s.load(ctx, f, nil, "", nil); err != nil {
 			return fmt.Errorf("image %s from %s: %w", baseName, path, err)
 		}
 	}

@@ -195,7 +195,7 @@ func (s *Store) CommitCopy(ctx context.Context, id string, img model.ImageConten
 		}
 		e.names = []string{n.String()}
 	}
-	l := &loader{s: s, ctx: ctx, u: s.newUnpacker(ctx)}
+	l := &loader{s: s, ctx: ctx, u: s.newUnpacker(ctx), what: "copy"}
 	defer l.u.close()
 	if err := l.add(e, nil, newReport(p)); err != nil {
 		return fmt.Errorf("copy %s: %w", img.Target.Digest, err)

@@ -26,7 +26,7 @@ const maxTags = 100_000
 
 // ask sends a GET to a registry, and again with credentials when it asks for
 // them. The caller closes the body.
-func ask(ctx context.Context, h docker.RegistryHost, u, agent string) (*http.Response, error) {
+func ask(ctx context.Context, h docker.RegistryHost, u, agent string, accept ...string) (*http.Response, error) {
 	var asked []*http.Response
 	for {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
@@ -38,6 +38,9 @@ func ask(ctx context.Context, h docker.RegistryHost, u, agent string) (*http.Res
 			req.Header = http.Header{}
 		}
 		req.Header.Set("User-Agent", agent)
+		if len(accept) > 0 {
+			req.Header.Set("Accept", strings.Join(accept, ", "))
+		}
 		if h.Authorizer != nil {
 			if err := h.Authorizer.Authorize(ctx, req); err != nil {
 				return nil, err

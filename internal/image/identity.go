@@ -34,9 +34,9 @@ func (s *Store) noteSource(ctx context.Context, ref reference.Named, ds ...diges
 }
 
 // identity says where a manifest or index came from: the repositories that it
-// was pulled from or pushed to. Labels of the content store say it, which
-// tagging does not change. Signatures are not verified here; nil: nothing is
-// known.
+// was pulled from or pushed to, and by whose signature the trust policy let it
+// in. Labels of the content store say it, which tagging does not change.
+// Nothing is verified here; nil: nothing is known.
 func (s *Store) identity(ctx context.Context, d digest.Digest) *image.Identity {
 	info, err := s.cs.Info(ctx, d)
 	if err != nil {
@@ -54,12 +54,18 @@ func (s *Store) identity(ctx context.Context, d digest.Digest) *image.Identity {
 			}
 		}
 	}
-	if len(repos) == 0 {
+	signed := info.Labels[labelVerified]
+	if len(repos) == 0 && signed == "" {
 		return nil
 	}
 	slices.Sort(repos)
 	repos = slices.Compact(repos)
 	id := &image.Identity{}
+	if f := strings.SplitN(signed, " ", 3); len(f) == 3 {
+		id.Signature = []image.SignatureIdentity{{
+			Name: "signed by key " + f[1], DockerReference: f[2], SignatureType: image.SignatureType(f[0]),
+		}}
+	}
 	for _, r := range repos {
 		if slices.ContainsFunc(repos, func(o string) bool { return withoutPort(o) == r && o != r }) {
 			continue // the same, by the label that leaves the port out

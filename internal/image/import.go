@@ -26,6 +26,9 @@ import (
 // image.
 func (s *Store) Import(ctx context.Context, r io.Reader, repo, tag, message string, changes []string, platform *ocispec.Platform, p model.Progress) error {
 	name, err := importName(repo, tag)
+	if err == nil {
+		err = s.unsignable(name, "import")
+	}
 	if err != nil {
 		return err
 	}

@@ -30,9 +30,10 @@ const (
 
 // loader reads one archive: docker-archive or OCI layout, or both in one.
 type loader struct {
-	s   *Store
-	ctx context.Context
-	u   *unpacker
+	s    *Store
+	ctx  context.Context
+	u    *unpacker
+	what string // the verb, for refusals by the trust policy; "" for none
 
 	blobs map[string]ocispec.Descriptor // by name in the archive
 	links map[string]string             // symbolic links of old archives
@@ -43,6 +44,10 @@ type loader struct {
 // blobs go into the content store as they come, and layers are unpacked from
 // the same stream.
 func (s *Store) Load(ctx context.Context, r io.Reader, ps []ocispec.Platform, quiet bool, p model.Progress) error {
+	return s.load(ctx, r, ps, "load", p)
+}
+
+func (s *Store) load(ctx context.Context, r io.Reader, ps []ocispec.Platform, what string, p model.Progress) error {
 	ctx, done, err := s.lease(ctx, "load")
 	if err != nil {
 		return err
@@ -54,7 +59,7 @@ func (s *Store) Load(ctx context.Context, r io.Reader, ps []ocispec.Platform, qu
 		return fmt.Errorf("load: %w", err)
 	}
 	defer z.Close()
-	l := &loader{s: s, ctx: ctx, u: s.newUnpacker(ctx), blobs: map[string]ocispec.Descriptor{}, links: map[string]string{}, docs: map[string][]byte{}}
+	l := &loader{s: s, ctx: ctx, u: s.newUnpacker(ctx), what: what, blobs: map[string]ocispec.Descriptor{}, links: map[string]string{}, docs: map[string][]byte{}}
 	defer l.u.close()
 	rep := newReport(p)
 	if err := l.read(z); err != nil {
@@ -367,6 +372,14 @@ func (s *Store) layerType(ctx context.Context, d ocispec.Descriptor) (string, er
 // add unpacks and names one image of the archive.
 func (l *loader) add(e loadEntry, ps []ocispec.Platform, rep *report) error {
 	s := l.s
+	for _, n := range e.names {
+		if l.what == "" {
+			break
+		}
+		if err := s.unsignable(n, l.what); err != nil {
+			return err
+		}
+	}
 	if err := s.refer(l.ctx, e.desc); err != nil {
 		return err
 	}

@@ -79,6 +79,10 @@ func (s *Store) pullOne(ctx context.Context, ref reference.Named, p *ocispec.Pla
 	if err != nil {
 		return resolveError(ref, err)
 	}
+	verified, err := s.demand(ctx, r, target.Digest, rep)
+	if err != nil {
+		return err
+	}
 	rep.status(tagOrDigest(ref), "Pulling from %s", reference.Path(ref))
 	pl := &puller{s: s, ctx: ctx, ref: ref, f: f, u: s.newUnpacker(ctx), rep: rep, p: p, slots: semaphore.NewWeighted(int64(s.settings.Load().downloads))}
 	defer pl.u.close()
@@ -86,6 +90,7 @@ func (s *Store) pullOne(ctx context.Context, ref reference.Named, p *ocispec.Pla
 		s.gc.later()
 		return registryError(ref, err)
 	}
+	s.noteVerified(ctx, target.Digest, verified)
 	return s.pulled(ctx, ref, target, rep)
 }
 

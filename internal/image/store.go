@@ -34,6 +34,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"wharf/internal/model"
+	"wharf/internal/trust"
 	"wharf/internal/undo"
 )
 
@@ -74,6 +75,8 @@ type Options struct {
 	Changes func(base *container.Config, changes []string) (*container.Config, error)
 	// UserAgent goes with requests to registries.
 	UserAgent string
+	// Trust says which images may come from outside. nil: all. See SetTrust.
+	Trust *trust.Policy
 }
 
 // Store is the room. Its methods are safe for concurrent use.
@@ -98,6 +101,8 @@ type Store struct {
 	trash     trash
 	syncer    syncer
 	settings  atomic.Pointer[settings]
+	policy    atomic.Pointer[trust.Policy]
+	vouched   vouched
 
 	names sync.Mutex // one change of names at a time
 	disks sync.Mutex // one EROFS image is made at a time
@@ -124,6 +129,7 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 		usages:    map[model.ID]usage{},
 	}
 	s.Reconfigure(o.InsecureRegistries, o.Mirrors, o.MaxDownloads, o.MaxUploads)
+	s.SetTrust(o.Trust)
 	for _, d := range []string{"", "containers", "mounts", "trash", "empty"} {
 		if err := os.MkdirAll(s.path(d), 0o700); err != nil {
 			return nil, fmt.Errorf("image store: %w", err)
