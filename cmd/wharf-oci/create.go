@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -86,14 +87,18 @@ func (g *global) create(id string, o *createOptions, attached bool) (_ *containe
 	if err != nil {
 		return nil, nil, err
 	}
+	joinUnified(c.Prepared.Cgroup, c.Cgroup)
 	proc, err := runtime.Create(c.Prepared, files)
 	if err != nil {
 		return nil, nil, fmt.Errorf("unable to start container process: %w", err)
 	}
+	g.trace(proc.Trace)
+	u.Push(func() error { return runtime.DropRoot(c.Rootfs, proc.RootMount) })
 	u.Push(c.group().Remove)
 	u.Push(proc.Close)
 	g.warn(proc.Warnings)
 	c.Prepared = &runtime.Prepared{ID: c.ID, Bundle: c.Bundle, Annotations: c.spec.Annotations, Hooks: c.Prepared.Hooks}
+	c.RootMount = proc.RootMount
 	c.Pid, c.Created = proc.Pid, time.Now().UTC()
 	if c.StartTime, _, err = procStat(proc.Pid); err != nil {
 		return nil, nil, err
@@ -105,6 +110,17 @@ func (g *global) create(id string, o *createOptions, attached bool) (_ *containe
 		return nil, nil, err
 	}
 	return c, proc, writePidFile(o.pidFile, proc.Pid)
+}
+
+// joinUnified puts the container into the version 2 hierarchy too where that
+// stands beside version 1 and limits nothing: others look there for what
+// belongs together. wharf's own containers save themselves the directory.
+func joinUnified(plan *runtime.Cgroup, path string) {
+	l := cgroup.Detect()
+	if l.V2 == "" || l.Unified() || slices.ContainsFunc(plan.Dirs, func(d runtime.CgroupDir) bool { return d.Base == l.V2 }) {
+		return
+	}
+	plan.Dirs = append(plan.Dirs, runtime.CgroupDir{Base: l.V2, Path: path, Join: true})
 }
 
 func (g *global) newContainer(id string, o *createOptions, u *undo.Stack) (*container, error) {
@@ -125,6 +141,9 @@ func (g *global) newContainer(id string, o *createOptions, u *undo.Stack) (*cont
 	}
 	if spec.Root == nil || spec.Process == nil {
 		return nil, errors.New("config.json has no root or no process")
+	}
+	if spec.Linux != nil {
+		pidsOfZero(spec.Linux.Resources)
 	}
 	if err := os.MkdirAll(g.root, 0o700); err != nil {
 		return nil, err

@@ -68,7 +68,7 @@ func (g *global) exec(id string, args []string, o *execOptions) error {
 	if process.Terminal && o.detach && o.consoleSocket == "" {
 		return errors.New("cannot allocate tty if runc will detach without setting console socket")
 	}
-	p, err := prepare.Exec(c.bundle(), &model.ExecSpec{Process: process}, c.Cgroup, prepare.Options{SpecUser: true})
+	p, err := prepare.Exec(c.bundle(), &model.ExecSpec{Process: process}, c.Cgroup, prepare.Options{SpecUser: true, Unshifted: true})
 	if err != nil {
 		return err
 	}
@@ -84,6 +84,7 @@ func (g *global) exec(id string, args []string, o *execOptions) error {
 		return fmt.Errorf("exec failed: unable to start container process: %w", err)
 	}
 	g.warn(proc.Warnings)
+	g.trace(proc.Trace)
 	if o.consoleSocket != "" && proc.Console != nil {
 		if err := sendConsole(proc.Console, o.consoleSocket); err != nil {
 			return errors.Join(err, proc.Close())

@@ -36,6 +36,7 @@ func updateCommand(g *global) *cobra.Command {
 			if c.status() == specs.StateStopped {
 				return errors.New("container not running")
 			}
+			pidsOfZero(r)
 			return c.group().Update(r)
 		}}
 	cmd.Flags().StringVarP(&resources, "resources", "r", "", "file with an OCI resources object, - for standard input")
@@ -44,6 +45,16 @@ func updateCommand(g *global) *cobra.Command {
 		values[n] = cmd.Flags().String(n, "", "limit")
 	}
 	return cmd
+}
+
+// pidsOfZero: 0 is a limit for the specification, and one that lets nothing
+// start. It is read as 1, as runc does since 1.4. Docker's 0 is no limit, so
+// this is not the cgroup package's to say.
+func pidsOfZero(r *specs.LinuxResources) {
+	if r != nil && r.Pids != nil && r.Pids.Limit != nil && *r.Pids.Limit == 0 {
+		one := int64(1)
+		r.Pids.Limit = &one
+	}
 }
 
 func readResources(file string, r *specs.LinuxResources) error {

@@ -67,7 +67,7 @@ func rootCommand(g *global) *cobra.Command {
 	f.StringVar(&g.root, "root", defaultRoot, "directory for state")
 	f.StringVar(&g.log, "log", "", "file for messages, beside standard error")
 	f.StringVar(&g.logFormat, "log-format", "text", "text or json")
-	f.BoolVar(&g.debug, "debug", false, "say more")
+	f.BoolVar(&g.debug, "debug", false, "tell each step and its time")
 	f.BoolVar(&g.systemd, "systemd-cgroup", false, "not supported")
 	f.StringVar(&g.cgroupManager, "cgroup-manager", "cgroupfs", "cgroupfs")
 	f.String("rootless", "auto", "accepted for runc's sake; root is needed")
@@ -82,24 +82,53 @@ const defaultRoot = "/run/wharf-oci"
 
 // report tells an error where runc's users look for it.
 func (g *global) report(err error) {
-	fmt.Fprintf(os.Stderr, "time=%q level=error msg=%q\n", time.Now().Format(time.RFC3339), err.Error())
-	if g.log == "" {
-		return
-	}
-	f, e := os.OpenFile(g.log, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
-	if e != nil {
-		return
-	}
-	defer f.Close()
-	if g.logFormat == "json" {
-		_ = json.NewEncoder(f).Encode(map[string]string{"level": "error", "msg": err.Error(), "time": time.Now().Format(time.RFC3339)})
-		return
-	}
-	fmt.Fprintf(f, "time=%q level=error msg=%q\n", time.Now().Format(time.RFC3339), err.Error())
+	toStderr("error", err.Error())
+	g.toLog("error", err.Error())
 }
 
 func (g *global) warn(list []string) {
 	for _, w := range list {
-		fmt.Fprintf(os.Stderr, "time=%q level=warning msg=%q\n", time.Now().Format(time.RFC3339), w)
+		toStderr("warning", w)
 	}
+}
+
+// trace tells with --debug what was done, and how long each step took: in the
+// log if there is one, else on standard error.
+func (g *global) trace(steps runtime.Trace) {
+	if !g.debug {
+		return
+	}
+	for i, s := range steps {
+		msg := s.Name
+		if i > 0 {
+			msg += " after " + time.Duration(s.At-steps[i-1].At).String()
+		}
+		if g.log != "" {
+			g.toLog("debug", msg)
+		} else {
+			toStderr("debug", msg)
+		}
+	}
+}
+
+func toStderr(level, msg string) { _, _ = os.Stderr.WriteString(logLine(level, msg)) }
+
+func logLine(level, msg string) string {
+	return fmt.Sprintf("time=%q level=%s msg=%q\n", time.Now().Format(time.RFC3339), level, msg)
+}
+
+func (g *global) toLog(level, msg string) {
+	if g.log == "" {
+		return
+	}
+	f, err := os.OpenFile(g.log, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	if g.logFormat == "json" {
+		_ = json.NewEncoder(f).Encode(map[string]string{"level": level, "msg": msg, "time": time.Now().Format(time.RFC3339)})
+		return
+	}
+	_, _ = f.WriteString(logLine(level, msg))
 }

@@ -28,7 +28,8 @@ type record struct {
 	Rootfs    string            `json:"rootfs"`
 	Created   time.Time         `json:"created"`
 	Cgroup    string            `json:"cgroup_path"`
-	Prepared  *runtime.Prepared `json:"prepared"` // for hooks
+	Prepared  *runtime.Prepared `json:"prepared"`             // for hooks
+	RootMount uint64            `json:"root_mount,omitempty"` // at Rootfs, where there is no mount namespace of the container's own
 }
 
 // container is one container's record and its directory.
@@ -163,6 +164,9 @@ func (c *container) bundle() *model.Bundle {
 // destroy removes everything that a stopped container holds.
 func (c *container) destroy(g *global) error {
 	if err := c.group().Remove(); err != nil {
+		return err
+	}
+	if err := runtime.DropRoot(c.Rootfs, c.RootMount); err != nil {
 		return err
 	}
 	if c.Prepared != nil {

@@ -53,13 +53,18 @@ func Create(p *Prepared, io Files) (_ *Process, err error) {
 		return nil, err
 	}
 	c.trace.add("detached mounts are made")
+	var rootMount uint64
+	if at := p.HostRoot; at != "" {
+		rootMount = rootMountID(c.root, "")
+		c.cleanup.Push(func() error { return DropRoot(at, rootMount) })
+	}
 	proc, err := c.clone(group)
 	if err != nil {
 		return nil, err
 	}
 	c.cleanup.Push(proc.Close)
 	c.trace.add("stage is executed")
-	proc.Trace = c.trace
+	proc.Trace, proc.RootMount = c.trace, rootMount
 	if err := c.feed(proc); err != nil {
 		return nil, err
 	}
@@ -159,6 +164,8 @@ func (c *creation) makeMounts(group *cgroupWork) error {
 			fd, err = m.dev(h)
 		case HostLayers:
 			fd, err = m.layersMount(h)
+		case HostUser:
+			fd, err = newUser(h.Own, h.OwnGID)
 		case HostCgroup:
 			if err := group.wait(); err != nil {
 				return err
@@ -173,6 +180,16 @@ func (c *creation) makeMounts(group *cgroupWork) error {
 		c.mounts = append(c.mounts, c.keepFD(fd))
 	}
 	return nil
+}
+
+// newUser makes a user namespace for nothing but its maps.
+func newUser(uids, gids []IDMap) (int, error) {
+	f, _, err := NewNamespaces(uids, gids, false)
+	if err != nil {
+		return -1, err
+	}
+	defer f.Close()
+	return unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
 }
 
 // clone starts the stage in its namespaces.

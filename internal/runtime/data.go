@@ -57,6 +57,7 @@ type Prepared struct {
 	SeccompListenerMetadata string `json:"seccompListenerMetadata,omitempty"`
 
 	MountLabel string `json:"mountLabel,omitempty"` // SELinux context of the root
+	HostRoot   string `json:"hostRoot,omitempty"`   // where the root is mounted in the host's own tree (Stage.Root.Chroot); see DropRoot
 
 	Stage    []byte   `json:"stage"`              // what the init stage gets (Stage, encoded)
 	Warnings []string `json:"warnings,omitempty"` // from prepare
@@ -64,6 +65,7 @@ type Prepared struct {
 
 // PreparedExec is everything that Exec needs, as data. prepare.Exec makes it.
 type PreparedExec struct {
+	Chroot      bool                `json:"chroot,omitempty"`  // the first process's root is not its mount namespace's
 	Cgroups     []string            `json:"cgroups,omitempty"` // cgroup directories to join
 	OOMScoreAdj *int                `json:"oomScoreAdj,omitempty"`
 	Rlimits     []specs.POSIXRlimit `json:"rlimits,omitempty"`
@@ -112,6 +114,9 @@ const (
 	// HostLayers is an overlay of directories, or a part of it; read-only
 	// without Upper.
 	HostLayers HostMountKind = "layers"
+	// HostUser is no mount but a user namespace with the maps Own and OwnGID,
+	// for a bind that the stage makes and idmaps.
+	HostUser HostMountKind = "user"
 	// HostCgroup binds a directory of the container's cgroups, once made.
 	HostCgroup HostMountKind = "cgroup"
 )

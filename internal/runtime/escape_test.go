@@ -291,8 +291,8 @@ func TestSharedHost(t *testing.T) {
 			var err error
 			inSharedTree(t, func() {
 				out, _, err = tryRun(t, b)
-				mounts, _ := os.ReadFile("/proc/thread-self/mountinfo")
-				for _, line := range strings.Split(string(mounts), "\n") {
+				mounts := hostMounts()
+				for _, line := range strings.Split(mounts, "\n") {
 					if strings.Contains(line, " "+dir) {
 						leaked += line + "\n"
 					}

@@ -26,6 +26,17 @@ func Exec(target int, p *PreparedExec, io Files) (_ *Process, err error) {
 	if err := l.enter(p.Cgroups); err != nil {
 		return nil, err
 	}
+	root := -1
+	if p.Chroot {
+		if root, err = unix.Open("/proc/"+strconv.Itoa(target)+"/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+			return nil, fmt.Errorf("root of process %d: %w", target, err)
+		}
+		defer unix.Close(root)
+		if unix.PidfdSendSignal(pidfd, 0, nil, 0) != nil { // else it may be another's root
+			return nil, fmt.Errorf("exec in process %d: %w", target, unix.ESRCH)
+		}
+		l.inherit(root)
+	}
 	joinAll(&l.program, target, pidfd)
 	proc, err := l.start()
 	if err != nil {
@@ -36,7 +47,7 @@ func Exec(target int, p *PreparedExec, io Files) (_ *Process, err error) {
 			_ = proc.Close()
 		}
 	}()
-	if err := feedExec(proc, p, &io); err != nil {
+	if err := feedExec(proc, p, root, &io); err != nil {
 		return nil, err
 	}
 	return proc, nil
@@ -66,8 +77,8 @@ func joinAll(p *program, target, pidfd int) {
 
 func exists(path string) bool { return unix.Access(path, unix.F_OK) == nil }
 
-func feedExec(proc *Process, p *PreparedExec, io *Files) error {
-	if err := sendFrame(proc.sock, frameConfig, configPayload(-1, io, nil, p.Stage)); err != nil {
+func feedExec(proc *Process, p *PreparedExec, root int, io *Files) error {
+	if err := sendFrame(proc.sock, frameConfig, configPayload(root, io, nil, p.Stage)); err != nil {
 		return proc.lost(err)
 	}
 	err := proc.serve(func(kind byte, _ []byte, fds []int) error {

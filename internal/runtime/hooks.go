@@ -1,7 +1,6 @@
 package runtime
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"strings"
@@ -9,6 +8,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"wharf/internal/lean"
 )
 
 // hookRunner runs the hooks of the host's side.
@@ -78,7 +79,7 @@ func Poststop(p *Prepared) (warnings []string) {
 // RunHook runs one hook with the state on its standard input and waits for
 // it, at most as long as its timeout.
 func RunHook(h specs.Hook, state specs.State) error {
-	data, err := json.Marshal(state)
+	data, err := lean.Marshal(state)
 	if err != nil {
 		return err
 	}

@@ -1,12 +1,13 @@
 package runtime
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"wharf/internal/lean"
 )
 
 // sendListener hands a seccomp notify descriptor to the agent that waits at
@@ -22,7 +23,7 @@ func sendListener(path, id, metadata string, pid int, fds []int) error {
 		Version: specs.Version, Fds: []string{specs.SeccompFdName}, Pid: pid, Metadata: metadata,
 		State: specs.State{Version: specs.Version, ID: id, Status: specs.StateCreating, Pid: pid},
 	}
-	data, err := json.Marshal(state)
+	data, err := lean.Marshal(state)
 	if err != nil {
 		return err
 	}

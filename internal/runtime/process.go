@@ -1,7 +1,6 @@
 package runtime
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +9,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"wharf/internal/lean"
 )
 
 // Process is a process made by Create or Exec. It waits before execve until
@@ -24,6 +25,8 @@ type Process struct {
 	Warnings []string
 	// Trace is the steps of Create, in order.
 	Trace Trace
+	// RootMount is for DropRoot: not 0 where the container has the host's mount namespace.
+	RootMount uint64
 
 	pidfd  int
 	sock   int // -1 after Start
@@ -187,7 +190,7 @@ func (p *Process) serve(on func(kind byte, payload []byte, fds []int) error) err
 
 func (p *Process) ready(payload []byte, fds []int) error {
 	var r readyReply
-	if err := json.Unmarshal(payload, &r); err != nil {
+	if err := lean.Unmarshal(payload, &r); err != nil {
 		closeAll(fds)
 		return fmt.Errorf("stage reply: %w", err)
 	}

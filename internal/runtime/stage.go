@@ -2,7 +2,6 @@ package runtime
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +9,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"wharf/internal/lean"
 )
 
 // stageName is argv[0] of the stage, and how it knows what it is.
@@ -85,7 +86,7 @@ func (s *stage) run() error {
 	}
 	s.trace.add("stage knows its task")
 	if s.Exec {
-		if err := s.openProc(); err != nil {
+		if err := errors.Join(s.openProc(), s.joinRoot()); err != nil {
 			return err
 		}
 	} else if err := s.setup(); err != nil {
@@ -125,7 +126,7 @@ func (s *stage) receive() error {
 	s.root, s.fifo = table[0], table[1]
 	s.extra = table[3 : 3+table[2]]
 	s.mounts = table[3+table[2]:]
-	if err := json.Unmarshal(payload[4+4*n:], &s.Stage); err != nil {
+	if err := lean.Unmarshal(payload[4+4*n:], &s.Stage); err != nil {
 		return fmt.Errorf("configuration: %w", err)
 	}
 	return nil
@@ -236,7 +237,7 @@ func (s *stage) ready() error {
 			return err
 		}
 	}
-	reply, err := json.Marshal(readyReply{UID: s.user.uid, Warnings: s.warnings, Trace: s.trace})
+	reply, err := lean.Marshal(readyReply{UID: s.user.uid, Warnings: s.warnings, Trace: s.trace})
 	if err != nil {
 		return err
 	}

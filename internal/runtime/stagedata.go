@@ -52,7 +52,10 @@ type StageRoot struct {
 	Target      string `json:"target,omitempty"` // where it is mounted before pivot_root; "" is "/"
 	ReadOnly    bool   `json:"readOnly,omitempty"`
 	Propagation uint64 `json:"propagation,omitempty"` // MS_*, MS_REC
-	Chroot      bool   `json:"chroot,omitempty"`      // no pivot_root (initramfs)
+	// Chroot: the mount namespace is somebody else's. The root is mounted at
+	// Target in it and entered by chroot(2); a further process enters the
+	// first one's root.
+	Chroot bool `json:"chroot,omitempty"`
 }
 
 // StageMount is one mount, in order. With Slot it is a detached mount from
@@ -80,6 +83,9 @@ type StageMount struct {
 	// only by an earlier mount. Not with a user namespace, whose root may not
 	// reach the source.
 	Bind *HostMount `json:"bind,omitempty"`
+	// BindUser is the slot of the user namespace that Bind is idmapped with,
+	// counted from 1; 0: none.
+	BindUser int `json:"bindUser,omitempty"`
 }
 
 // CgroupView is a hierarchy shown below a v1 cgroup mount.

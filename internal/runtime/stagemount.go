@@ -40,6 +40,9 @@ func (s *stage) source(m *StageMount) (fd int, own bool, err error) {
 	}
 	if m.Bind != nil {
 		maker := rootMaker{user: -1}
+		if n := m.BindUser; n > 0 && n <= len(s.mounts) {
+			maker.user = s.mounts[n-1]
+		}
 		fd, err = maker.bind(m.Bind)
 		s.warnings = append(s.warnings, maker.warnings...)
 		return fd, true, err

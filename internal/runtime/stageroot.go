@@ -73,8 +73,10 @@ func (s *stage) writeProc(name, value string) error {
 // pivot.
 func (s *stage) enterRootMount() error {
 	// Nothing that happens here may reach the host.
-	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
-		return fmt.Errorf("make / a slave: %w", err)
+	if !s.Stage.Root.Chroot {
+		if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+			return fmt.Errorf("make / a slave: %w", err)
+		}
 	}
 	target := s.Stage.Root.Target
 	if target == "" {
@@ -91,12 +93,8 @@ func (s *stage) pivot() error {
 	if err := unix.Fchdir(s.root); err != nil {
 		return fmt.Errorf("enter root: %w", err)
 	}
-	if err := unix.PivotRoot(".", "."); err != nil {
-		return fmt.Errorf("pivot_root: %w", err)
-	}
-	// The old root lies on top of the new one now.
-	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
-		return fmt.Errorf("leave the old root: %w", err)
+	if err := s.changeRoot(); err != nil {
+		return err
 	}
 	if err := unix.Chdir("/"); err != nil {
 		return err
@@ -107,6 +105,30 @@ func (s *stage) pivot() error {
 		}
 	}
 	return nil
+}
+
+// changeRoot makes the working directory "/".
+func (s *stage) changeRoot() error {
+	if s.Stage.Root.Chroot {
+		return wrapPath("chroot", s.Stage.Root.Target, unix.Chroot("."))
+	}
+	if err := unix.PivotRoot(".", "."); err != nil {
+		return fmt.Errorf("pivot_root: %w", err)
+	}
+	// The old root lies on top of the new one now.
+	return wrapPath("leave", "the old root", unix.Unmount(".", unix.MNT_DETACH))
+}
+
+// joinRoot: joining a mount namespace enters its root, which is not that of a
+// container in somebody else's.
+func (s *stage) joinRoot() error {
+	if !s.Stage.Root.Chroot {
+		return nil
+	}
+	if err := unix.Fchdir(s.root); err != nil {
+		return fmt.Errorf("enter root: %w", err)
+	}
+	return s.changeRoot()
 }
 
 // resolve opens name inside the root, following symbolic links as if the

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
 	"wharf/internal/model"
 	"wharf/internal/runtime"
 	"wharf/internal/runtime/cgroup"
@@ -39,6 +41,9 @@ func Exec(b *model.Bundle, e *model.ExecSpec, cgroupPath string, o Options) (*ru
 		}
 		st.Seccomp, p.SeccompListener, p.SeccompListenerMetadata = sec, listener, metadata
 	}
+	if o.Unshifted && foreign(b.Spec.Linux) {
+		p.Chroot, st.Root.Chroot = true, true
+	}
 	if b.Spec.Linux != nil {
 		var err error
 		if st.Personality, err = personality(b.Spec.Linux.Personality); err != nil {
@@ -55,4 +60,16 @@ func Exec(b *model.Bundle, e *model.ExecSpec, cgroupPath string, o Options) (*ru
 	p.Cgroups = cgroup.New(host.Cgroup, dir).Dirs()
 	p.Stage, err = json.Marshal(&st)
 	return p, err
+}
+
+// foreign: the container has no mount namespace of its own (foreignTree).
+func foreign(l *specs.Linux) bool {
+	if l != nil {
+		for _, n := range l.Namespaces {
+			if n.Type == specs.MountNamespace {
+				return n.Path != ""
+			}
+		}
+	}
+	return true
 }

@@ -97,8 +97,13 @@ func (c *container) bindMount(m *specs.Mount, o *mountOptions, dest string) erro
 		h.Prop, h.RecProp = h.RecProp, 0
 	}
 	inRoot := c.o.Unshifted && c.o.RootTarget != "" && strings.HasPrefix(src, c.o.RootTarget+"/")
-	if (c.byStage() || inRoot) && !h.IDMap && ((h.Prop|h.RecProp)&unix.MS_SHARED == 0 || !strings.HasSuffix(c.spec.Linux.RootfsPropagation, "shared")) {
-		c.st.Mounts = append(c.st.Mounts, runtime.StageMount{Slot: -1, Dest: dest, Bind: &h})
+	if (c.byStage() || inRoot && !h.IDMap) && ((h.Prop|h.RecProp)&unix.MS_SHARED == 0 || !strings.HasSuffix(c.spec.Linux.RootfsPropagation, "shared")) {
+		m := runtime.StageMount{Slot: -1, Dest: dest, Bind: &h}
+		if h.IDMap {
+			c.p.Mounts = append(c.p.Mounts, runtime.HostMount{Kind: runtime.HostUser, Own: h.Own, OwnGID: h.OwnGID, Dest: dest})
+			m.BindUser, h.Own, h.OwnGID = len(c.p.Mounts), nil, nil
+		}
+		c.st.Mounts = append(c.st.Mounts, m)
 		return nil
 	}
 	c.hostMount(h, runtime.StageMount{Dest: dest})

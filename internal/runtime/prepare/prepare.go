@@ -134,9 +134,6 @@ func (c *container) namespaces() error {
 		c.ns[string(n.Type)] = n
 		c.p.Namespaces = append(c.p.Namespaces, runtime.Namespace{Kind: string(n.Type), Path: n.Path})
 	}
-	if n, ok := c.ns["mount"]; !ok || n.Path != "" {
-		return missing("a container needs a mount namespace of its own")
-	}
 	if err := c.idMaps(); err != nil {
 		return err
 	}
@@ -149,7 +146,35 @@ func (c *container) namespaces() error {
 		return refuse("a user namespace needs id maps (Bundle.IDs, or linux.uidMappings and gidMappings)")
 	}
 	c.mapped = user || len(c.p.UIDMap) > 0
+	if err := c.foreignTree(); err != nil {
+		return err
+	}
 	return c.timeOffsets()
+}
+
+// foreignTree is a container without a mount namespace of its own: its mounts
+// are made in the host's tree, or in that of the namespace that it joins, and
+// the root is entered by chroot(2), which keeps no privileged process in. It
+// is what an OCI configuration says, and nobody else may ask for it.
+func (c *container) foreignTree() error {
+	n, ok := c.ns["mount"]
+	if ok && n.Path == "" {
+		return nil
+	}
+	if !c.o.Unshifted {
+		return missing("a container needs a mount namespace of its own")
+	}
+	if c.mapped {
+		return refuse("a user namespace needs a mount namespace of the container's own")
+	}
+	if l := c.spec.Linux; !ok && len(l.MaskedPaths)+len(l.ReadonlyPaths) > 0 {
+		return refuse("maskedPaths and readonlyPaths need a mount namespace: without one they would cover the host's")
+	}
+	c.st.Root.Chroot = true
+	if !ok {
+		c.p.HostRoot = c.o.RootTarget
+	}
+	return nil
 }
 
 func (c *container) idMaps() error {

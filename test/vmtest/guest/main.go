@@ -106,6 +106,9 @@ func setup() error {
 	for link, to := range map[string]string{"/dev/fd": "/proc/self/fd", "/dev/stdin": "/proc/self/fd/0", "/dev/stdout": "/proc/self/fd/1", "/dev/stderr": "/proc/self/fd/2"} {
 		_ = os.Symlink(to, link)
 	}
+	if err := unix.Mount("", "/", "", unix.MS_SHARED|unix.MS_REC, ""); err != nil { // as systemd does
+		return err
+	}
 	return exec.Command("/bin/busybox", "ip", "link", "set", "lo", "up").Run()
 }
 

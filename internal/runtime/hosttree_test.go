@@ -1,0 +1,96 @@
+package runtime_test
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"wharf/internal/model"
+	"wharf/internal/runtime"
+	"wharf/internal/runtime/prepare"
+)
+
+// TestHostTree: an OCI configuration without a mount namespace gets the host's
+// tree, with the root by chroot(2); a further process gets the same root, and
+// nothing of it stays on the host. wharf's own containers never do.
+func TestHostTree(t *testing.T) {
+	needRoot(t)
+	b := bundle(t, "sleep", "100")
+	dir := b.Rootfs.Lower[0]
+	write(t, filepath.Join(dir, "here"), "the container's", 0o644)
+	b.IDs, b.Rootfs = model.IDRange{}, model.Rootfs{Dir: dir}
+	b.Spec.Linux.MaskedPaths, b.Spec.Linux.ReadonlyPaths = nil, nil
+	b.Spec.Linux.Namespaces = slices.DeleteFunc(b.Spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.MountNamespace })
+	if _, err := prepare.Container(b, "", prepare.Options{}); err == nil {
+		t.Error("a container of wharf's without a mount namespace")
+	}
+	o := prepare.Options{Unshifted: true, RootTarget: dir, SpecUser: true}
+	inSharedTree(t, func() {
+		p, err := prepare.Container(b, "wharf-test/"+b.ID.Short(), o)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		proc, err := runtime.Create(p, runtime.Files{})
+		if err == nil {
+			err = proc.Start()
+		}
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer proc.Close()
+		e := &model.ExecSpec{Process: &specs.Process{Args: []string{"cat", "/here"}, Cwd: "/", Env: []string{"PATH=/bin"}}}
+		x, err := prepare.Exec(b, e, "wharf-test/"+b.ID.Short(), o)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		r, w, _ := os.Pipe()
+		defer r.Close()
+		further, err := runtime.Exec(proc.Pid, x, runtime.Files{Stdout: w})
+		_ = w.Close()
+		if err == nil {
+			err = further.Start()
+		}
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		buf := make([]byte, 100)
+		n, _ := r.Read(buf)
+		_, _ = further.Wait()
+		_ = further.Close()
+		if string(buf[:n]) != "the container's" {
+			t.Errorf("exec saw %q", buf[:n])
+		}
+		if !strings.Contains(hostMounts(), " "+dir+"/proc ") {
+			t.Error("the container's mounts are not in the host's tree")
+		}
+		_ = proc.Signal(unix.SIGKILL)
+		_, _ = proc.Wait()
+		if err := runtime.DropRoot(dir, proc.RootMount+1); err != nil || !strings.Contains(hostMounts(), dir) {
+			t.Errorf("another mount was dropped: %v", err)
+		}
+		if err := runtime.DropRoot(dir, proc.RootMount); err != nil {
+			t.Error(err)
+		}
+		if left := hostMounts(); strings.Contains(left, dir) {
+			t.Errorf("left on the host:\n%s", left)
+		}
+	})
+	b.Spec.Linux.MaskedPaths = []string{"/proc/kcore"}
+	if _, err := prepare.Container(b, "", o); err == nil || !strings.Contains(err.Error(), "maskedPaths") {
+		t.Errorf("masked paths on the host: %v", err)
+	}
+}
+
+func hostMounts() string {
+	data, _ := os.ReadFile("/proc/thread-self/mountinfo")
+	return string(data)
+}
