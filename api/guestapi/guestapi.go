@@ -122,11 +122,12 @@ const (
 	OpStat     Op = "stat"     // Path; Reply.Stat
 	OpGet      Op = "get"      // Path; Reply.Stat; stream: Data (tar)
 	OpPut      Op = "put"      // Path, Put; stream to the guest: Data (tar), then a second Reply
-	OpExport   Op = "export"   // stream: Data (tar of the root)
+	OpExport   Op = "export"   // Top; stream: Data (tar of the root)
 	OpUpper    Op = "upper"    // stream: Data (tar of what changed, as an image layer)
 	OpChanges  Op = "changes"  // Reply.Changes
 	OpFreshen  Op = "freshen"  // Fresh: after a clone, or a pause of the whole machine
 	OpSync     Op = "sync"     // sync(2)
+	OpRehearse Op = "rehearse" // before a template is saved: do what every clone would have to do
 	OpForget   Op = "forget"   // cached names and files that nobody uses: a share's server has each of them open
 	OpTrim     Op = "trim"     // FITRIM of the writable disk; Reply.Freed
 	OpPowerOff Op = "poweroff" // sync, unmount, power off; the reply comes before the end
@@ -150,6 +151,8 @@ type Request struct {
 	File      *File        `json:"file,omitempty"`
 	Path      string       `json:"path,omitempty"`
 	Put       *Put         `json:"put,omitempty"`
+	Name      string       `json:"name,omitempty"` // stat, get: what the root itself is called; "" is "/"
+	Top       bool         `json:"top,omitempty"`  // export: with "./" and its attributes first, and without holes
 	Fresh     *Fresh       `json:"fresh,omitempty"`
 }
 
@@ -242,6 +245,9 @@ type Mount struct {
 	Grow bool `json:"grow,omitempty"`
 	// Dirs are made below Target after mounting, 0755 (upper, work).
 	Dirs []string `json:"dirs,omitempty"`
+	// Fill is a directory of the image (LayersDir/0) whose content, owner and
+	// mode the first of Dirs gets while that is empty.
+	Fill string `json:"fill,omitempty"`
 }
 
 // File is a small file below RunDir.
@@ -271,6 +277,7 @@ type Put struct {
 	CopyUIDGID           bool   `json:"copyUidGid,omitempty"`
 	User                 string `json:"user,omitempty"`
 	NoDevices            bool   `json:"noDevices,omitempty"`
+	Top                  bool   `json:"top,omitempty"`
 }
 
 // Failed is an error. Code is the exit code that a shell would give when the

@@ -80,6 +80,7 @@ func openRooms(ctx context.Context, c *config.Config, live *atomic.Pointer[confi
 	}
 	if vms != nil {
 		held.Push(vms.Close)
+		r.volumes.SetDisks(vms)
 	}
 	r.facts = <-facts
 	for _, w := range host.Warnings(r.facts) {

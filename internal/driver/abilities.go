@@ -26,6 +26,14 @@ type Filer interface {
 	Files(ctx context.Context, id model.ID, ids model.IDRange, root model.Rootfs) (Files, error)
 }
 
+// DiskFiler is a Disker whose instances may also have volumes that are disks.
+// DiskFiles opens the files on one that no instance has, in a machine that is
+// there for that alone; name is what the disk's root is called in a tar.
+type DiskFiler interface {
+	Disker
+	DiskFiles(ctx context.Context, disk, name string) (Files, error)
+}
+
 // Files are an instance's files. Names are resolved inside its root. Errors
 // are those of internal/archive.
 type Files interface {

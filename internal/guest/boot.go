@@ -26,27 +26,28 @@ func (a *Agent) bootOp(c *call) error {
 	a.mu.Unlock()
 	// A boot that fails is not tried again in the same machine: what it left
 	// half done is nobody's business to find out.
-	if err := a.become(b); err != nil {
+	var s steps
+	if err := a.become(b, &s); err != nil {
 		return err
 	}
-	return c.reply(guestapi.Reply{})
+	return c.reply(guestapi.Reply{Trace: s})
 }
 
 // become does what a Boot says. Interfaces are configured beside the mounts:
 // both mostly wait for the kernel.
-func (a *Agent) become(b *guestapi.Boot) error {
+func (a *Agent) become(b *guestapi.Boot, s *steps) error {
 	if err := a.freshen(&b.Fresh); err != nil {
 		return err
 	}
-	if err := a.machine.lateModules(); err != nil {
-		return err
-	}
+	s.add("clock, entropy, names")
 	net := make(chan error, 1)
 	a.spawn(func() { net <- a.interfaces(b.Interfaces) })
 	err := a.disks(b)
+	s.add("disks are mounted")
 	if err = errors.Join(<-net, err); err != nil {
 		return err
 	}
+	s.add("interfaces are configured")
 	for name, value := range b.Sysctls {
 		if err := sysctl(name, value); err != nil {
 			return err
@@ -59,6 +60,11 @@ func (a *Agent) become(b *guestapi.Boot) error {
 func (a *Agent) disks(b *guestapi.Boot) error {
 	for i := range b.Mounts {
 		if err := a.mount(&b.Mounts[i]); err != nil {
+			return err
+		}
+	}
+	for i := range b.Mounts {
+		if err := fill(guestapi.LayersDir+"/0", &b.Mounts[i]); err != nil {
 			return err
 		}
 	}

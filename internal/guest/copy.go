@@ -63,6 +63,7 @@ func (a *Agent) stat(c *call) error {
 	if err != nil {
 		return err
 	}
+	root.Name = c.req.Name
 	s, err := archive.New().Stat(context.Background(), root, c.req.Path)
 	if err != nil {
 		return err
@@ -79,6 +80,7 @@ func (a *Agent) get(c *call) error {
 	if err != nil {
 		return err
 	}
+	root.Name = c.req.Name
 	r, s, err := archive.New().Get(context.Background(), root, c.req.Path)
 	if err != nil {
 		return err
@@ -99,7 +101,11 @@ func (a *Agent) export(c *call) error {
 	if err != nil {
 		return err
 	}
-	r, err := archive.New().Export(context.Background(), root)
+	read := archive.New().Export
+	if c.req.Top {
+		read = archive.New().Tree
+	}
+	r, err := read(context.Background(), root)
 	if err != nil {
 		return err
 	}
@@ -175,7 +181,7 @@ func (a *Agent) put(c *call) error {
 	}
 	in := &dataReader{r: c.reader}
 	o := model.PutOptions{NoOverwriteDirNonDir: c.req.Put.NoOverwriteDirNonDir, CopyUIDGID: c.req.Put.CopyUIDGID,
-		User: c.req.Put.User, NoDevices: c.req.Put.NoDevices}
+		User: c.req.Put.User, NoDevices: c.req.Put.NoDevices, Top: c.req.Put.Top}
 	if err := archive.New().Put(context.Background(), root, c.req.Path, o, in); err != nil {
 		return err
 	}

@@ -56,6 +56,7 @@ var handlers = map[guestapi.Op]func(*Agent, *call) error{
 	guestapi.OpChanges:  (*Agent).changes,
 	guestapi.OpFreshen:  (*Agent).freshenOp,
 	guestapi.OpSync:     (*Agent).sync,
+	guestapi.OpRehearse: (*Agent).rehearse,
 	guestapi.OpForget:   (*Agent).forget,
 	guestapi.OpTrim:     (*Agent).trim,
 	guestapi.OpPowerOff: (*Agent).powerOff,
@@ -63,7 +64,7 @@ var handlers = map[guestapi.Op]func(*Agent, *call) error{
 
 // beforeBoot are the operations that need no instance.
 var beforeBoot = map[guestapi.Op]bool{
-	guestapi.OpState: true, guestapi.OpBoot: true, guestapi.OpFreshen: true, guestapi.OpPowerOff: true, guestapi.OpSync: true,
+	guestapi.OpState: true, guestapi.OpBoot: true, guestapi.OpFreshen: true, guestapi.OpPowerOff: true, guestapi.OpSync: true, guestapi.OpRehearse: true,
 }
 
 // serve answers one stream.

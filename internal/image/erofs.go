@@ -50,6 +50,19 @@ func (s *Store) Disks(ctx context.Context, id model.ID) (model.Rootfs, error) {
 	return r, nil
 }
 
+// Disk implements lifecycle's images: an image's EROFS, for a mount of it.
+func (s *Store) Disk(ctx context.Context, img model.Image) (string, error) {
+	lower, err := s.Layers(ctx, img)
+	if err != nil {
+		return "", err
+	}
+	at, err := s.chainDisk(ctx, img.ChainID, lower)
+	if err != nil {
+		return "", fmt.Errorf("disk of the image: %w", err)
+	}
+	return at, nil
+}
+
 // diskName is where a chain's disk is.
 func (s *Store) diskName(chain digest.Digest) string {
 	name := "empty"

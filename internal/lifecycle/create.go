@@ -212,6 +212,12 @@ func (s creator) use(ctx context.Context, m *making) error {
 			return mistaken(err)
 		}
 		mounts[i].Source = dir
+		if s.volumes.IsDisk(v.Name) {
+			if m.c.Isolation != model.IsolationVM {
+				return needsMachine(v.Name)
+			}
+			continue // its machine fills it
+		}
 		copies = copies || copied(v)
 	}
 	m.c.Mounts = mounts

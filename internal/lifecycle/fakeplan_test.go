@@ -38,6 +38,9 @@ func (fakePlan) Create(in plan.CreateInput) (model.Container, []string, error) {
 		cfg.Cmd = in.Image.Config.Cmd
 	}
 	c := model.Container{ID: in.ID, Name: in.Name, Created: in.Now, Isolation: model.IsolationContainer, Config: &cfg, HostConfig: hc, Image: in.Image, IDs: in.IDs}
+	if hc.Isolation == container.Isolation(model.IsolationVM) {
+		c.Isolation = model.IsolationVM
+	}
 	if hc.Privileged {
 		c.IDs = model.IDRange{}
 	}

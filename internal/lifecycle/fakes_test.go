@@ -43,6 +43,7 @@ type world struct {
 	nets    map[model.ID]bool
 	vols    map[model.ID]map[string]bool // holder -> names
 	volumes map[string]bool              // existing
+	disks   map[string]model.ID          // volumes that are disks, and who has them
 	recs    map[model.ID]model.Container
 	removed map[model.ID]model.Container
 	trashed []model.TrashedVolume
@@ -59,7 +60,7 @@ type world struct {
 func newWorld(t testing.TB) *world {
 	w := &world{
 		t: t, dir: t.TempDir(), fail: map[string]error{}, images: map[string]model.Image{}, layers: map[model.ID]bool{}, nets: map[model.ID]bool{},
-		vols: map[model.ID]map[string]bool{}, volumes: map[string]bool{}, removed: map[model.ID]model.Container{}, recs: map[model.ID]model.Container{}, insts: map[model.ID]*fakeInstance{},
+		vols: map[model.ID]map[string]bool{}, volumes: map[string]bool{}, disks: map[string]model.ID{}, removed: map[model.ID]model.Container{}, recs: map[model.ID]model.Container{}, insts: map[model.ID]*fakeInstance{},
 	}
 	w.images["busybox"] = model.Image{ID: digest.FromString("busybox"), Config: container.Config{Cmd: []string{"sh"}}}
 	return w
@@ -87,7 +88,7 @@ func (w *world) engine() *Engine {
 	w.mu.Unlock()
 	e, err := New(Options{
 		Images: fakeImages{w}, Networks: fakeNetworks{w}, Volumes: fakeVolumes{w}, Logs: fakeLogs{w}, Records: fakeRecords{w}, Archives: fakeArchives{w},
-		Drivers:  map[model.Isolation]driver.Driver{model.IsolationContainer: fakeDriver{w}},
+		Drivers:  map[model.Isolation]driver.Driver{model.IsolationContainer: fakeDriver{w}, model.IsolationVM: fakeMachines{fakeDriver{w}}},
 		DataRoot: w.dir, planner: fakePlan{}, Trash: w.bounds, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	if err != nil {
@@ -102,6 +103,9 @@ func (w *world) clean() {
 	w.t.Helper()
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if len(w.disks) != 0 {
+		w.t.Errorf("left behind: disks %v", w.disks)
+	}
 	if len(w.layers)+len(w.nets)+len(w.vols)+len(w.recs)+len(w.insts) != 0 {
 		w.t.Errorf("left behind: layers %v, networks %v, volumes %v, records %v, instances %v", w.layers, w.nets, w.vols, slices.Collect(maps.Keys(w.recs)), w.insts)
 	}
@@ -183,6 +187,10 @@ func (f fakeImages) Discard(_ context.Context, id model.ID) error {
 }
 
 func (f fakeImages) Pin(context.Context, model.ID, ...model.Image) error { return nil }
+
+func (f fakeImages) Disk(_ context.Context, img model.Image) (string, error) {
+	return "/disks/" + string(img.ID), nil
+}
 
 func (f fakeImages) Layers(context.Context, model.Image) ([]string, error) {
 	return []string{"/layer"}, nil
@@ -331,6 +339,33 @@ func (f fakeVolumes) Use(_ context.Context, id model.ID, m model.Mount) (string,
 	}
 	f.w.vols[id][m.Name], f.w.volumes[m.Name] = true, true
 	return "/volumes/" + m.Name, nil
+}
+
+// Volumes whose names begin with "disk" are disks; one instance has each.
+func (f fakeVolumes) IsDisk(name string) bool { return strings.HasPrefix(name, "disk") }
+
+func (f fakeVolumes) Disk(_ context.Context, id model.ID, m model.Mount) (string, error) {
+	if !f.IsDisk(m.Name) {
+		return "", nil
+	}
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	if has := f.w.disks[m.Name]; has != "" && has != id {
+		return "", errdefs.ErrConflict.WithMessage("container " + has.Short() + " has it")
+	}
+	f.w.disks[m.Name] = id
+	return "/volumes/" + m.Name + "/disk", nil
+}
+
+func (f fakeVolumes) GiveDisks(id model.ID) {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	maps.DeleteFunc(f.w.disks, func(_ string, has model.ID) bool { return has == id })
+}
+
+func (f fakeVolumes) LookInto(ctx context.Context, name string) (string, func(), error) {
+	file, err := f.Disk(ctx, "look", model.Mount{Name: name})
+	return file, func() { f.GiveDisks("look") }, err
 }
 
 func (f fakeVolumes) CopyUp(context.Context, model.Mount, string) error { return f.w.step("copyup") }

@@ -13,6 +13,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 
+	"wharf/internal/driver"
 	"wharf/internal/model"
 )
 
@@ -37,6 +38,13 @@ func (s files) root(ctx context.Context, e *entry, name string, write bool) (r v
 	if m, rest, ok := below(s.mountsOf(c), name); ok && m.Type != "tmpfs" {
 		if m.Type == "image" {
 			return r, "", nil, conflict("%s lies in the image %s, which is mounted at %s only while the container runs: start it first", name, m.Name, m.Destination)
+		}
+		if m.Type == "volume" && s.volumes.IsDisk(m.Name) {
+			if err := s.writable(c, &m, write); err != nil {
+				return r, "", nil, err
+			}
+			v, done, err := s.onDisk(ctx, c, m)
+			return v, strings.TrimSuffix(path.Join("/", m.Subpath), "/") + rest, done, err
 		}
 		src, err := s.source(ctx, c, m)
 		if err != nil {
@@ -71,6 +79,29 @@ func (s files) mountsOf(c *model.Container) []model.Mount {
 		}
 	}
 	return out
+}
+
+// onDisk opens the files of a volume that is a disk, through the container's
+// driver.
+func (s files) onDisk(ctx context.Context, c *model.Container, m model.Mount) (view, func() error, error) {
+	d, err := s.driver(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	filer, ok := d.(driver.DiskFiler)
+	if !ok {
+		return nil, nil, needsMachine(m.Name)
+	}
+	disk, done, err := s.volumes.LookInto(ctx, m.Name)
+	if err != nil {
+		return nil, nil, err
+	}
+	f, err := filer.DiskFiles(ctx, disk, path.Base(m.Destination))
+	if err != nil {
+		done()
+		return nil, nil, err
+	}
+	return f, func() error { defer done(); return f.Close() }, nil
 }
 
 // source is the directory, or file, of a mount of a container that does not run.

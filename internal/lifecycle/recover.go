@@ -88,6 +88,13 @@ func (r *recoverer) holdVolumes(ctx context.Context, entries []*entry) {
 		if err := r.volumes.Restore(ctx, e.id, c.Mounts); err != nil {
 			r.slog.ErrorContext(ctx, "volumes not taken up", "id", e.id, "err", err)
 		}
+		for _, m := range c.Mounts {
+			if m.Type == "volume" && c.State.Running() {
+				if _, err := r.volumes.Disk(ctx, e.id, m); err != nil {
+					r.slog.ErrorContext(ctx, "disk not taken up", "id", e.id, "volume", m.Name, "err", err)
+				}
+			}
+		}
 	}
 }
 

@@ -35,6 +35,8 @@ type images interface {
 	Rootfs(ctx context.Context, id model.ID) (model.Rootfs, error)
 	// Disks is Rootfs for instances that have disks instead of directories.
 	Disks(ctx context.Context, id model.ID) (model.Rootfs, error)
+	// Disk is an image's layers as one disk, for mounts of such instances.
+	Disk(ctx context.Context, img model.Image) (string, error)
 	// Discard removes the writable layer; nothing there is no error.
 	Discard(ctx context.Context, id model.ID) error
 	// Prepared lists the IDs that have a writable layer, for sweeps.
@@ -110,6 +112,14 @@ type volumes interface {
 	Restore(ctx context.Context, id model.ID, mounts []model.Mount) error
 	// Sweep unmounts what nobody holds, after Restore for every container.
 	Sweep(ctx context.Context) error
+	// A volume may be a disk that one virtual machine at a time has. Disk gives
+	// it to id (errdefs.ErrConflict names who has it) and returns its file, "" for
+	// other volumes; GiveDisks lets go of all that id has; LookInto keeps one
+	// while its files are copied.
+	IsDisk(name string) bool
+	Disk(ctx context.Context, id model.ID, m model.Mount) (file string, err error)
+	GiveDisks(id model.ID)
+	LookInto(ctx context.Context, name string) (file string, done func(), err error)
 	// Trashed lists removed volumes that can come back, oldest first;
 	// RestoreTrashed brings one back, as its old name for "" (ErrConflict:
 	// taken); Purge deletes one for good. SetTrash(false): none are kept.

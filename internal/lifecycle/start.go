@@ -43,7 +43,7 @@ const stepInstance = "instance"
 func (s *starter) steps() []step[*run] {
 	return []step[*run]{
 		{"rootfs", s.rootfs, nil},
-		{"volumes", s.mounts, nil},
+		{"volumes", s.mounts, s.giveDisks},
 		{"plan", s.describe, nil},
 		{"sandbox", s.makeSandbox, s.closeSandbox},
 		{"network", s.attach, s.detachNetworks},

@@ -28,23 +28,32 @@ func (s *starter) rootfs(ctx context.Context, r *run) (err error) {
 
 // mounts asks the volume room for the volumes' directories again (it may have
 // to mount them) and makes host directories that -v promises. Volumes stay
-// held until the container is removed, so there is nothing to release.
+// held until the container is removed; only disks are let go of.
 func (s *starter) mounts(ctx context.Context, r *run) error {
 	r.mounts = append([]model.Mount(nil), r.c.Mounts...)
+	disker, ok := r.drv.(driver.Disker)
+	disks := ok && disker.RootAsDisk()
 	for i, m := range r.mounts {
 		switch {
 		case m.Type == "volume":
 			dir, err := s.volumes.Use(ctx, r.e.id, m)
+			if err == nil {
+				r.mounts[i].Disk, err = s.disk(ctx, r, m, disks)
+			}
 			if err != nil {
 				return err
 			}
 			r.mounts[i].Source = dir
 		case m.Image != nil:
-			lower, err := s.images.Layers(ctx, *m.Image)
+			var err error
+			if disks {
+				r.mounts[i].Disk, err = s.images.Disk(ctx, *m.Image)
+			} else {
+				r.mounts[i].Lower, err = s.images.Layers(ctx, *m.Image)
+			}
 			if err != nil {
 				return wrap(err, "image %s for the mount at %s", m.Name, m.Destination)
 			}
-			r.mounts[i].Lower = lower
 		case m.Type == "bind" && m.CreateSource:
 			if _, err := os.Stat(m.Source); os.IsNotExist(err) {
 				if err := os.MkdirAll(m.Source, 0o755); err != nil {
@@ -53,6 +62,24 @@ func (s *starter) mounts(ctx context.Context, r *run) error {
 			}
 		}
 	}
+	return nil
+}
+
+// disk takes m's volume for the instance, if it is a disk.
+func (s *starter) disk(ctx context.Context, r *run, m model.Mount, able bool) (string, error) {
+	if !able && s.volumes.IsDisk(m.Name) {
+		return "", needsMachine(m.Name)
+	}
+	return s.volumes.Disk(ctx, r.e.id, m)
+}
+
+// needsMachine refuses a volume with type=block to a container.
+func needsMachine(volume string) error {
+	return invalid("volume %s is a disk (type=block): a virtual machine's kernel writes its file system, and this host's kernel mounts no such one; use --isolation vm, or a volume without type=block", volume)
+}
+
+func (s *starter) giveDisks(_ context.Context, r *run) error {
+	s.volumes.GiveDisks(r.e.id)
 	return nil
 }
 

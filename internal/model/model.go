@@ -147,6 +147,9 @@ type Mount struct {
 	// layers' directories, topmost first, filled in at each start.
 	Image *Image   `json:"image,omitempty"`
 	Lower []string `json:"lower,omitempty"`
+	// Disk is what it is for instances that have disks, filled in at each start:
+	// the file of an image's EROFS, or that of a volume with type=block.
+	Disk string `json:"disk,omitempty"`
 	// Upper and Work make it writable; only build steps have them.
 	Upper string `json:"upper,omitempty"`
 	Work  string `json:"work,omitempty"`

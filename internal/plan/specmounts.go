@@ -100,6 +100,9 @@ func (s *starting) userMount(m model.Mount) (specs.Mount, error) {
 	if m.Type == "tmpfs" {
 		return specs.Mount{Destination: m.Destination, Type: "tmpfs", Source: "tmpfs", Options: m.Options}, nil
 	}
+	if m.Disk != "" {
+		return diskMount(m), nil
+	}
 	if m.Type == "image" {
 		return imageMount(m), nil
 	}
@@ -144,6 +147,29 @@ func imageMount(m model.Mount) specs.Mount {
 		opts = append(opts, "subpath="+m.Subpath)
 	}
 	return specs.Mount{Destination: m.Destination, Type: "overlay", Source: "overlay", Options: opts}
+}
+
+// diskMount is a file system on a disk of the instance's own: an image's, or a
+// volume's with type=block. "subpath" and "copyup" are the driver's.
+func diskMount(m model.Mount) specs.Mount {
+	out := specs.Mount{Destination: m.Destination, Type: "ext4", Source: m.Disk}
+	if m.Type == "image" {
+		out.Type, out.Options = "erofs", []string{"ro", "nodev"}
+	} else if m.ReadOnly {
+		out.Options = []string{"ro"}
+	}
+	if m.Subpath != "" {
+		return withOption(out, "subpath="+m.Subpath)
+	}
+	if m.Type == "volume" && !m.NoCopy {
+		return withOption(out, "copyup")
+	}
+	return out
+}
+
+func withOption(m specs.Mount, o string) specs.Mount {
+	m.Options = append(m.Options, o)
+	return m
 }
 
 // rootPropagation lets through at the root what a mount below needs.

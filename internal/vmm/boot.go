@@ -96,6 +96,7 @@ func (m *machine) become(limit time.Duration) error {
 		return m.stuck(fmt.Errorf("boot: %w", err))
 	}
 	m.warnings = append(m.warnings, reply.Warnings...)
+	m.trace.inside(reply.Trace)
 	m.trace.add("guest is configured")
 	return nil
 }
@@ -113,7 +114,11 @@ func (t taps) close() {
 // open returns a descriptor of the tap, which is the caller's.
 func (t taps) open(name string) (*os.File, error) {
 	if t[name] == nil {
-		f, err := OpenTap(name)
+		open := OpenTap
+		if name == "" {
+			open = looseTap
+		}
+		f, err := open(name)
 		if err != nil {
 			return nil, fmt.Errorf("tap %s: %w", name, err)
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -73,6 +74,27 @@ func object(pairs ...string) json.RawMessage {
 	}
 	b, _ := json.Marshal(o) // texts only
 	return b
+}
+
+// looseTap makes a tap that is connected to nothing, in a network namespace of
+// nobody's.
+func looseTap(string) (*os.File, error) {
+	type result struct {
+		f   *os.File
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends here
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			done <- result{nil, os.NewSyscallError("unshare", err)}
+			return
+		}
+		f, err := OpenTap("loose0")
+		done <- result{f, err}
+	}()
+	r := <-done
+	return r.f, r.err
 }
 
 // OpenTap opens a tap of this network namespace by its name and makes it go

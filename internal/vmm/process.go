@@ -124,6 +124,7 @@ func (p *process) Start() error {
 	p.conn, p.gpid = conn, reply.Pid
 	if p.id == "" {
 		p.m.warnings = append(p.m.warnings, reply.Warnings...)
+		p.m.trace.inside(reply.Trace)
 	}
 	go p.output(r)
 	if p.stdin != nil {

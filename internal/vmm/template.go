@@ -25,7 +25,7 @@ func (m *machine) save(to *os.File) error {
 	if to == nil {
 		return errors.New("there is no file for the template's state")
 	}
-	if _, err := m.ask(askTime, guestapi.Request{Op: guestapi.OpState}); err != nil {
+	if _, err := m.ask(askTime, guestapi.Request{Op: guestapi.OpRehearse}); err != nil {
 		return err
 	}
 	_ = m.session.Close()

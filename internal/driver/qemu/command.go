@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"fmt"
+	"os"
 	"strconv"
 
 	"wharf/api/guestapi"
@@ -38,7 +39,33 @@ type tap struct {
 type disk struct {
 	serial   string // how the guest finds it, at most 20 characters
 	path     string
+	size     int64 // bytes
 	readOnly bool
+	lock     bool // no other machine may have it
+}
+
+// diskSize is how large the root and the writable disk of every machine look:
+// the guest of a template has asked for it, and a clone's does not ask again.
+const diskSize = 64 << 30
+
+// measure finds out the disks' sizes. Files that are shorter get a hole at their
+// end.
+func (h *hardware) measure() error {
+	for i := range h.disks {
+		d := &h.disks[i]
+		st, err := os.Stat(d.path)
+		if err != nil {
+			return fmt.Errorf("disk %s: %w", d.serial, err)
+		}
+		d.size = st.Size()
+		if (d.serial == serialRoot || d.serial == serialWritable) && d.size < diskSize {
+			if err := os.Truncate(d.path, diskSize); err != nil {
+				return fmt.Errorf("disk %s: %w", d.serial, err)
+			}
+			d.size = diskSize
+		}
+	}
+	return nil
 }
 
 // command is the command line and the descriptors that it names, in order.
@@ -69,9 +96,9 @@ func (h *hardware) command() (args []string, files []vmmapi.File) {
 	for i, d := range h.disks {
 		node, set := "disk"+strconv.Itoa(i), strconv.Itoa(i+1)
 		if h.mode == template {
-			add("-blockdev", fmt.Sprintf("driver=null-co,node-name=%s,read-only=%s,size=1048576,read-zeroes=on", node, onOff(d.readOnly)))
+			add("-blockdev", fmt.Sprintf("driver=null-co,node-name=%s,read-only=%s,size=%d,read-zeroes=on", node, onOff(d.readOnly), d.size))
 		} else {
-			fd := open(vmmapi.File{Kind: vmmapi.FileDisk, Path: d.path, ReadOnly: d.readOnly})
+			fd := open(vmmapi.File{Kind: vmmapi.FileDisk, Path: d.path, ReadOnly: d.readOnly, Lock: d.lock})
 			add("-add-fd", "fd="+fd+",set="+set)
 			add("-blockdev", fmt.Sprintf("driver=raw,node-name=%s,read-only=%s,discard=unmap,file.driver=file,file.filename=/dev/fdset/%s,file.aio=threads,file.locking=off", node, onOff(d.readOnly), set))
 		}
@@ -79,7 +106,13 @@ func (h *hardware) command() (args []string, files []vmmapi.File) {
 	}
 	for i, t := range h.taps {
 		id := "net" + strconv.Itoa(i)
-		if t.link == "" || h.mode == template {
+		if h.mode == template {
+			t.link = ""
+		}
+		// The first one is a tap in every machine, since what the guest finds its
+		// device to be able to do is that of its backend, and a clone's has to be
+		// able to do what its template's was.
+		if t.link == "" && i > 0 {
 			add("-netdev", fmt.Sprintf("hubport,id=%s,hubid=%d", id, i))
 		} else {
 			add("-netdev", fmt.Sprintf("tap,id=%s,fd=%s,vhost=off", id, open(vmmapi.File{Kind: vmmapi.FileTap, Name: t.link})))
@@ -91,7 +124,7 @@ func (h *hardware) command() (args []string, files []vmmapi.File) {
 		add("-chardev", "socket,id="+id+",fd="+open(vmmapi.File{Kind: vmmapi.FileShare, Name: s}))
 		add("-device", fmt.Sprintf("vhost-user-fs-device,chardev=%s,tag=%s,queue-size=1024", id, s))
 	}
-	add("-device", "virtio-rng-device", "-device", "virtio-balloon-device,deflate-on-oom=on,free-page-reporting="+onOff(h.mode != clone))
+	add("-device", "virtio-rng-device", "-device", "virtio-balloon-device,deflate-on-oom=on,free-page-reporting="+onOff(h.mode == cold))
 	return args, files
 }
 

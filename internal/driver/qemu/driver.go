@@ -95,6 +95,7 @@ func New(o Options) (*Driver, error) {
 	d.helpers.d = d
 	m.templates.d, m.templates.off = d, o.NoTemplates
 	m.templates.byKey, m.templates.failed, m.templates.uses = map[string]*ready{}, map[string]int{}, map[model.ID]string{}
+	m.templates.wanted = map[model.ID]want{}
 	return d, nil
 }
 
@@ -105,7 +106,7 @@ func (d *Driver) RootAsDisk() bool { return true }
 
 // Start starts b in a machine of its own.
 func (d *Driver) Start(ctx context.Context, b *model.Bundle, sb driver.Sandbox) (driver.Instance, error) {
-	if err := d.helpers.end(ctx, b.ID); err != nil {
+	if err := errors.Join(d.helpers.end(ctx, b.ID), d.endDisks(ctx, b)); err != nil {
 		return nil, errors.Join(err, sb.Close())
 	}
 	i, err := d.Driver.Begin(ctx, b, sb)

@@ -20,6 +20,7 @@ import (
 // helper.
 type files struct {
 	i    *instance
+	name string // of the root
 	done func()
 }
 
@@ -34,7 +35,10 @@ func (d *Driver) Files(ctx context.Context, id model.ID, ids model.IDRange, root
 	if i, err := d.Driver.Find(ctx, id); err == nil && i.Pid() != 0 {
 		return &files{i: &instance{Instance: i, d: d}, done: func() {}}, nil
 	}
-	i, done, err := d.helpers.use(ctx, id, ids, root)
+	if !ids.Mapped() {
+		ids = d.m.o.IDs
+	}
+	i, done, err := d.helpers.use(ctx, id, func() *model.Bundle { return helperBundle(id, root, ids) })
 	if err != nil {
 		return nil, fmt.Errorf("machine to look into the files of %s: %w", id.Short(), err)
 	}
@@ -49,7 +53,7 @@ func (f *files) Close() error {
 
 // Stat describes one path.
 func (f *files) Stat(ctx context.Context, path string) (st container.PathStat, err error) {
-	r, err := f.i.ask(ctx, guestapi.Request{Op: guestapi.OpStat, Path: path})
+	r, err := f.i.ask(ctx, guestapi.Request{Op: guestapi.OpStat, Path: path, Name: f.name})
 	if err != nil {
 		return st, err
 	}
@@ -58,7 +62,7 @@ func (f *files) Stat(ctx context.Context, path string) (st container.PathStat, e
 
 // Get streams a path as tar.
 func (f *files) Get(ctx context.Context, path string) (rc io.ReadCloser, st container.PathStat, err error) {
-	c, r, err := f.i.guest(ctx, guestapi.Request{Op: guestapi.OpGet, Path: path})
+	c, r, err := f.i.guest(ctx, guestapi.Request{Op: guestapi.OpGet, Path: path, Name: f.name})
 	if err != nil {
 		return nil, st, err
 	}
@@ -70,16 +74,16 @@ func (f *files) Get(ctx context.Context, path string) (rc io.ReadCloser, st cont
 
 // Export streams the whole root.
 func (f *files) Export(ctx context.Context) (io.ReadCloser, error) {
-	return f.stream(ctx, guestapi.OpExport)
+	return f.stream(ctx, guestapi.Request{Op: guestapi.OpExport})
 }
 
 // Layer streams the writable layer.
 func (f *files) Layer(ctx context.Context) (io.ReadCloser, error) {
-	return f.stream(ctx, guestapi.OpUpper)
+	return f.stream(ctx, guestapi.Request{Op: guestapi.OpUpper})
 }
 
-func (f *files) stream(ctx context.Context, op guestapi.Op) (io.ReadCloser, error) {
-	c, _, err := f.i.guest(ctx, guestapi.Request{Op: op})
+func (f *files) stream(ctx context.Context, q guestapi.Request) (io.ReadCloser, error) {
+	c, _, err := f.i.guest(ctx, q)
 	if err != nil {
 		return nil, err
 	}
@@ -102,7 +106,7 @@ func (f *files) Changes(ctx context.Context) ([]container.FilesystemChange, erro
 // Put unpacks a tar into a directory.
 func (f *files) Put(ctx context.Context, path string, o model.PutOptions, tar io.Reader) error {
 	c, _, err := f.i.guest(ctx, guestapi.Request{Op: guestapi.OpPut, Path: path, Put: &guestapi.Put{
-		NoOverwriteDirNonDir: o.NoOverwriteDirNonDir, CopyUIDGID: o.CopyUIDGID, User: o.User, NoDevices: o.NoDevices}})
+		NoOverwriteDirNonDir: o.NoOverwriteDirNonDir, CopyUIDGID: o.CopyUIDGID, User: o.User, NoDevices: o.NoDevices, Top: o.Top}})
 	if err != nil {
 		return err
 	}

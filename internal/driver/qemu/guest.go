@@ -61,6 +61,8 @@ type guest struct {
 	bundle *model.Bundle // with the guest's paths
 	boot   guestapi.Boot
 	shares []share
+	disks  []disk // beside the root's
+	only   bool   // a volume's disk is all there is
 	etc    []vmmapi.EtcFile
 }
 
@@ -68,7 +70,7 @@ type guest struct {
 // the instance's own, so its ids need no mapping and its network is the
 // machine's.
 func inGuest(b *model.Bundle) (*guest, error) {
-	if b.Rootfs.Disk == "" || b.Rootfs.Writable == "" {
+	if (b.Rootfs.Disk == "" || b.Rootfs.Writable == "") && !onlyDisk(b) {
 		return nil, fmt.Errorf("instance %s has no disks", b.ID.Short())
 	}
 	spec, linux, process := *b.Spec, *b.Spec.Linux, *b.Spec.Process
@@ -77,10 +79,13 @@ func inGuest(b *model.Bundle) (*guest, error) {
 	n.Spec, n.IDs = &spec, model.IDRange{}
 	n.Rootfs = model.Rootfs{Lower: []string{guestapi.LayersDir + "/0"}, Upper: guestapi.UpperDir, Work: guestapi.WorkDir}
 	g := &guest{bundle: &n}
-	g.boot = guestapi.Boot{ID: string(b.ID), Mounts: []guestapi.Mount{
-		{Type: "erofs", Disk: serialRoot, Target: guestapi.LayersDir + "/0", ReadOnly: true},
-		{Type: "ext4", Disk: serialWritable, Target: guestapi.WritableAt, Options: []string{"noatime"}, Dirs: []string{"upper", "work"}},
-	}}
+	g.boot, g.only = guestapi.Boot{ID: string(b.ID)}, onlyDisk(b)
+	if !g.only {
+		g.boot.Mounts = []guestapi.Mount{
+			{Type: "erofs", Disk: serialRoot, Target: guestapi.LayersDir + "/0", ReadOnly: true},
+			{Type: "ext4", Disk: serialWritable, Target: guestapi.WritableAt, Options: []string{"noatime"}, Dirs: []string{"upper", "work"}},
+		}
+	}
 	g.boot.MachineID = string(b.ID)[:min(32, len(b.ID))]
 	g.boot.Hostname = spec.Hostname
 
@@ -153,7 +158,10 @@ func (g *guest) mount(m *specs.Mount) error {
 	bind := slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
 	if !bind {
 		if m.Type == "overlay" {
-			return errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("mount of an image at %s: not there yet with isolation vm", m.Destination))
+			return fmt.Errorf("the mount at %s is no disk", m.Destination)
+		}
+		if m.Type == typeExt4 || m.Type == typeErofs {
+			g.disk(m)
 		}
 		return nil
 	}
@@ -270,6 +278,10 @@ func (g *guest) sysctls(l *specs.Linux) {
 // helper makes m a machine that starts nothing but shows the root's files.
 func (g *guest) helper(m *vmmapi.Machine) {
 	m.Helper = true
+	if g.only {
+		m.Boot.Root = &guestapi.Overlay{Lower: []string{path.Join(guestapi.VolumesDir, "0", volumeData)}}
+		return
+	}
 	r := g.bundle.Rootfs
 	m.Boot.Root = &guestapi.Overlay{Lower: r.Lower, Upper: r.Upper, Work: r.Work}
 }

@@ -69,9 +69,9 @@ func (x *helper) hold(ctx context.Context) error {
 
 func (x *helper) free() { <-x.lock }
 
-// use returns id's helper, started when there is none, and how to let go of
-// it.
-func (h *helpers) use(ctx context.Context, id model.ID, ids model.IDRange, root model.Rootfs) (*instance, func(), error) {
+// use returns id's helper, started of bundle when there is none, and how to let
+// go of it.
+func (h *helpers) use(ctx context.Context, id model.ID, bundle func() *model.Bundle) (*instance, func(), error) {
 	x := h.of(id)
 	if err := x.hold(ctx); err != nil {
 		return nil, nil, err
@@ -81,7 +81,7 @@ func (h *helpers) use(ctx context.Context, id model.ID, ids model.IDRange, root 
 		h.stop(x)
 	}
 	if x.i == nil {
-		i, err := h.start(ctx, id, ids, root)
+		i, err := h.start(ctx, bundle())
 		if err != nil {
 			return nil, nil, err
 		}
@@ -156,17 +156,14 @@ func (h *helpers) stop(x *helper) {
 	x.i = nil
 }
 
-// start boots a machine that has the root's disks and starts nothing.
-func (h *helpers) start(ctx context.Context, id model.ID, ids model.IDRange, root model.Rootfs) (*instance, error) {
-	if !ids.Mapped() {
-		ids = h.d.m.o.IDs
-	}
-	b := helperBundle(id, root, ids)
+// start boots a machine that has b's disks and starts nothing.
+func (h *helpers) start(ctx context.Context, b *model.Bundle) (*instance, error) {
 	sb, err := h.d.Driver.Sandbox(ctx, b)
 	if err != nil {
 		return nil, err
 	}
 	i, err := h.d.Driver.Begin(ctx, b, sb)
+	h.d.m.templates.started(b.ID, err)
 	if err != nil {
 		_ = h.d.Driver.Release(context.WithoutCancel(ctx), b.ID)
 		return nil, err

@@ -99,6 +99,8 @@ func (m *machines) Prepare(ctx context.Context, b *model.Bundle, cgroup string) 
 	}
 	if x, ok := m.underWay.Load(b.ID); ok {
 		*h = *x.(*making).h
+	} else if err := h.measure(); err != nil {
+		return nil, nil, err
 	}
 	out := &vmmapi.Machine{Boot: g.boot, Etc: g.etc, BootTime: m.bootTime(h.accel), StopTime: stopTime}
 	out.Boot.Time, out.Boot.Orphaned = time.Now().UnixNano(), orphanTime
@@ -206,9 +208,6 @@ func (m *machines) hardware(ctx context.Context, b *model.Bundle) (*hardware, er
 		return nil, err
 	}
 	h.hostKernel, h.hostInitrd, h.digest = img.Vmlinux, img.Initrd, img.Digest
-	if img.Kernel.Modules == "" {
-		h.digest = "" // drivers that are built in have looked at the devices: no templates
-	}
 	line := boot.Line{Debug: m.o.Debug}
 	if h.accel != "kvm" {
 		line.TSCKHz = boot.TSCKHz()

@@ -45,7 +45,8 @@ func (i *instance) devices() ([]device, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		var out []device
 		for n, t := range taps(b) {
-			out = append(out, device{MAC: deviceMAC(n), Link: t.link, Direct: t.link != ""})
+			// The first one has a tap of its own kind when it has no network's.
+			out = append(out, device{MAC: deviceMAC(n), Link: t.link, Direct: t.link != "", Gone: n == 0 && t.link == ""})
 		}
 		return out, nil
 	}

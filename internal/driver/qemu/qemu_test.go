@@ -131,6 +131,32 @@ func TestContract(t *testing.T) {
 	drivertest.Run(t, g)
 }
 
+// toEnd runs b to its end and returns its log.
+func toEnd(t testing.TB, d *Driver, b *model.Bundle) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	defer cancel()
+	sb, err := d.Sandbox(ctx, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i, err := d.Start(ctx, b, sb)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e, err := i.Wait(ctx); err != nil || e.Code != 0 {
+		t.Errorf("exit %+v %v", e, err)
+	}
+	if err := d.Release(ctx, b.ID); err != nil {
+		t.Error(err)
+	}
+	text, err := os.ReadFile(b.Log.Path)
+	if err != nil {
+		t.Error(err)
+	}
+	return string(text)
+}
+
 // A machine that is cloned is like one that booted; two clones differ in what
 // no two machines may share.
 func TestTemplate(t *testing.T) {
@@ -143,27 +169,11 @@ func TestTemplate(t *testing.T) {
 	})
 	run := func() string {
 		b := bundle(t, "/bin/sh", "-c", "cat /proc/sys/kernel/random/boot_id; hostname; echo written > /file; cat /file")
-		ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
-		defer cancel()
-		sb, err := d.Sandbox(ctx, b)
-		if err != nil {
-			t.Fatal(err)
+		text := toEnd(t, d, b)
+		if !strings.Contains(text, "written") || !strings.Contains(text, b.ID.Short()) {
+			t.Errorf("log %q", text)
 		}
-		i, err := d.Start(ctx, b, sb)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if e, err := i.Wait(ctx); err != nil || e.Code != 0 {
-			t.Errorf("exit %+v %v", e, err)
-		}
-		if err := d.Release(ctx, b.ID); err != nil {
-			t.Error(err)
-		}
-		text, err := os.ReadFile(b.Log.Path)
-		if err != nil || !strings.Contains(string(text), "written") || !strings.Contains(string(text), b.ID.Short()) {
-			t.Errorf("log %q %v", text, err)
-		}
-		return string(text)
+		return text
 	}
 	run()
 	has := func() bool {

@@ -9,16 +9,12 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"wharf/internal/model"
 	"wharf/internal/vmm/vmmapi"
 )
-
-// maxShares is how many the machine has slots for, beside its own devices.
-const maxShares = 8
 
 // shareCaps are what a file server needs in its own user namespace, to give
 // files the owners that the guest says. On disk they are the instance's ids:
@@ -31,9 +27,6 @@ var shareCaps = []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSE
 func (m *machines) shares(b *model.Bundle, list []share, cgroup string) ([]vmmapi.Share, error) {
 	if len(list) == 0 {
 		return nil, nil
-	}
-	if len(list) > maxShares {
-		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%d volumes and binds: a virtual machine has at most %d", len(list), maxShares))
 	}
 	binary, err := Virtiofsd(m.o.Virtiofsd)
 	if err != nil {

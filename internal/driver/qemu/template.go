@@ -29,8 +29,8 @@ import (
 // has touched: some 60 MiB.
 const maxTemplates = 3
 
-// templateDelay keeps the making of a template out of the way of the start
-// that showed that it is wanted.
+// templateDelay keeps the making of a template out of the way of the machine
+// that showed that it is wanted, and has just started.
 const templateDelay = 3 * time.Second
 
 // templates are a driver's.
@@ -43,6 +43,13 @@ type templates struct {
 	making bool
 	failed map[string]int      // how often a key's template could not be made, or not be used
 	uses   map[model.ID]string // who was started from what
+	wanted map[model.ID]want   // who is being started cold for want of a template
+}
+
+// want is a template that there should be.
+type want struct {
+	key string
+	h   *hardware
 }
 
 // ready is a template.
@@ -83,11 +90,8 @@ func (t *templates) use(b *model.Bundle, h *hardware, out *vmmapi.Machine) ([]he
 	}
 	r := t.byKey[key]
 	if r == nil {
-		if t.failed[key] < 2 && !t.making {
-			t.making = true
-			x := *h
-			time.AfterFunc(templateDelay, func() { t.make(key, &x) })
-		}
+		x := *h
+		t.wanted[b.ID] = want{key, &x}
 		return nil, nil
 	}
 	ram, err := reopen(r.ram, os.O_RDWR)
@@ -246,11 +250,19 @@ func (t *templates) close() {
 	}
 }
 
-// started ends the note of who was started from what. A clone that did not come
-// up takes its template with it; the caller starts cold then.
+// started is told of the end of every start. A cold one is followed by the making
+// of its template. A clone that did not come up takes its template with it; the
+// caller starts cold then.
 func (t *templates) started(id model.ID, err error) (again bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if w, ok := t.wanted[id]; ok {
+		delete(t.wanted, id)
+		if err == nil && t.failed[w.key] < 2 && !t.making && !t.off && t.byKey[w.key] == nil {
+			t.making = true
+			time.AfterFunc(templateDelay, func() { t.make(w.key, w.h) })
+		}
+	}
 	key, ok := t.uses[id]
 	delete(t.uses, id)
 	if !ok || err == nil {

@@ -55,7 +55,7 @@ const (
 	FileConsole FileKind = "console" // a socket that takes the serial console
 	FileDisk    FileKind = "disk"    // Path, opened
 	FileGiven   FileKind = "given"   // came with the start by the name Name
-	FileTap     FileKind = "tap"     // the tap Name of the network namespace that wharf-vmm is in
+	FileTap     FileKind = "tap"     // the tap Name of the network namespace that wharf-vmm is in; "": one that is connected to nothing
 	FileShare   FileKind = "share"   // the vhost-user socket of share Name
 )
 
@@ -64,7 +64,10 @@ type File struct {
 	Kind     FileKind `json:"kind"`
 	Path     string   `json:"path,omitempty"`
 	ReadOnly bool     `json:"readOnly,omitempty"`
-	Name     string   `json:"name,omitempty"`
+	// Lock: a disk that one machine has for itself. It is locked (flock(2)) as
+	// long as QEMU lives; one that is locked is refused.
+	Lock bool   `json:"lock,omitempty"`
+	Name string `json:"name,omitempty"`
 }
 
 // Share is one virtiofsd. Its descriptor FirstFile is its end of the socket.

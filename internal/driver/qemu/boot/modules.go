@@ -20,8 +20,9 @@ import (
 // machine is: a template is saved between the two, so that the devices whose
 // drivers are late may differ in its clones.
 var (
-	early = []string{"virtio_mmio", "virtio_pci", "virtio_console", "virtio_rng", "overlay", "erofs", "ext4", "fuse"}
-	late  = []string{"virtio_blk", "virtio_net", "virtiofs", "virtio_balloon"}
+	early = []string{"virtio_mmio", "virtio_pci", "virtio_console", "virtio_rng", "overlay", "erofs", "ext4", "fuse",
+		"virtio_blk", "virtio_net", "virtiofs", "virtio_balloon"}
+	late []string
 )
 
 // optional may be missing: the guest does without.
