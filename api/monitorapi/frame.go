@@ -2,10 +2,11 @@ package monitorapi
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+
+	"wharf/internal/lean"
 )
 
 // ErrFrame is a frame that breaks the rules: the connection is of no more use.
@@ -42,7 +43,7 @@ func Write(w io.Writer, t Type, payload []byte) error {
 
 // WriteJSON sends v as one control frame.
 func WriteJSON(w io.Writer, t Type, v any) error {
-	p, err := json.Marshal(v)
+	p, err := lean.Marshal(v)
 	if err != nil {
 		return err
 	}
@@ -100,13 +101,13 @@ func (r *Reader) Expect(want Type, v any) error {
 	}
 	switch t {
 	case want:
-		if err := json.Unmarshal(p, v); err != nil {
+		if err := lean.Unmarshal(p, v); err != nil {
 			return fmt.Errorf("%w: type %d: %v", ErrFrame, t, err)
 		}
 		return nil
 	case Error:
 		f := new(Failed)
-		if err := json.Unmarshal(p, f); err != nil {
+		if err := lean.Unmarshal(p, f); err != nil {
 			return fmt.Errorf("%w: error frame: %v", ErrFrame, err)
 		}
 		return f

@@ -18,6 +18,9 @@ const (
 	// trimPause is between two looks at what came in: the first is at once, so
 	// that a full disk is freed at once, but many removals are looked at together.
 	trimPause = time.Second
+	// measureShare is the part of the time that measuring may take: a trash of a
+	// thousand is measured in a tenth of a second, and not after every removal.
+	measureShare = 50
 	// trimEvery is how often age and the file system's free space are looked at.
 	trimEvery = 15 * time.Second
 	// autoShare is the part of the count that containers have which went by
@@ -30,24 +33,28 @@ const (
 func (t *trash) keep() {
 	tick := time.NewTicker(trimEvery)
 	defer tick.Stop()
-	var last time.Time
+	var last, again time.Time // the last look; when sizes may be measured again
+	changed := false          // sizes may have changed
 	for {
-		full := true // sizes may have changed
 		select {
 		case <-t.life.Done():
 			return
 		case <-tick.C:
-			full = false
 		case <-t.nudge:
 			select {
 			case <-t.life.Done():
 				return
 			case <-time.After(trimPause - time.Since(last)):
 			}
-			last = time.Now()
+			last, changed = time.Now(), true
 		}
+		began := time.Now()
+		full := changed && (began.After(again) || lack(t.opts.DataRoot, t.limits().MinFree) > 0)
 		if err := t.trim(t.life, full); err != nil && t.life.Err() == nil {
 			t.slog.Warn("the trash could not be trimmed", "err", err)
+		}
+		if full {
+			again, changed = time.Now().Add(measureShare*time.Since(began)), false
 		}
 	}
 }

@@ -1,12 +1,12 @@
 package monitor
 
 import (
-	"encoding/json"
 	"os"
 	"sync"
 	"syscall"
 
 	"wharf/api/monitorapi"
+	"wharf/internal/lean"
 )
 
 // client is a connection that carries a process's streams.
@@ -91,7 +91,7 @@ func (c *client) unblock() {
 
 // end queues the exit and closes the connection behind it.
 func (c *client) end(e monitorapi.Exit) {
-	p, _ := json.Marshal(e) // a struct of plain fields
+	p, _ := lean.Marshal(e) // a struct of plain fields
 	frame := make([]byte, monitorapi.HeaderLen, monitorapi.HeaderLen+len(p))
 	monitorapi.PutHeader(frame, monitorapi.ExitFrame, len(p))
 	c.mu.Lock()
@@ -124,12 +124,12 @@ func (c *client) serve(r *monitorapi.Reader, s *streams, signal func(syscall.Sig
 			}
 		case monitorapi.Resize:
 			var w monitorapi.WinSize
-			if json.Unmarshal(p, &w) == nil {
+			if lean.Unmarshal(p, &w) == nil {
 				_ = s.resize(w)
 			}
 		case monitorapi.Signal:
 			var n monitorapi.SignalNumber
-			if json.Unmarshal(p, &n) == nil && validSignal(n) {
+			if lean.Unmarshal(p, &n) == nil && validSignal(n) {
 				_ = signal(syscall.Signal(n))
 			}
 		default:

@@ -1,11 +1,11 @@
 package monitor
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 
 	"wharf/api/monitorapi"
+	"wharf/internal/lean"
 	"wharf/internal/runtime"
 )
 
@@ -14,7 +14,7 @@ type native struct{}
 
 func (native) Create(st *monitorapi.Start, f Files) (Process, error) {
 	var p runtime.Prepared
-	if err := json.Unmarshal(st.Prepared, &p); err != nil {
+	if err := lean.Unmarshal(st.Prepared, &p); err != nil {
 		return nil, fmt.Errorf("prepared container: %w", err)
 	}
 	proc, err := runtime.Create(&p, f.runtime())
@@ -26,7 +26,7 @@ func (native) Create(st *monitorapi.Start, f Files) (Process, error) {
 
 func (native) Exec(main Process, e *monitorapi.Exec, f Files) (Process, error) {
 	var p runtime.PreparedExec
-	if err := json.Unmarshal(e.Prepared, &p); err != nil {
+	if err := lean.Unmarshal(e.Prepared, &p); err != nil {
 		return nil, fmt.Errorf("prepared exec: %w", err)
 	}
 	proc, err := runtime.Exec(main.Pid(), &p, f.runtime())

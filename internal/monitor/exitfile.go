@@ -2,7 +2,6 @@ package monitor
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"wharf/api/monitorapi"
+	"wharf/internal/lean"
 )
 
 const (
@@ -45,13 +45,13 @@ func (x *exitFile) reserve(dir *os.File) error {
 
 // record writes the exit and gives the file its name.
 func (x *exitFile) record(e monitorapi.Exit) error {
-	p, err := json.Marshal(e)
+	p, err := lean.Marshal(e)
 	if err != nil {
 		return err
 	}
 	if len(p) > exitRoom {
 		e.Error = e.Error[:min(len(e.Error), exitRoom/8)] // escaped it may be longer
-		if p, err = json.Marshal(e); err != nil {
+		if p, err = lean.Marshal(e); err != nil {
 			return err
 		}
 	}

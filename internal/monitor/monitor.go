@@ -1,7 +1,6 @@
 package monitor
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"wharf/api/monitorapi"
+	"wharf/internal/lean"
 	"wharf/internal/logs/logfile"
 	"wharf/internal/runtime"
 	"wharf/internal/undo"
@@ -168,9 +168,11 @@ func begin(st monitorapi.Start, f Files, e Engine, tr trace) (m *monitor, err er
 	if m.handle, err = openWaiter(m.proc); err != nil {
 		return nil, err
 	}
+	known := len(m.proc.Trace())
 	if err := m.proc.Start(); err != nil {
 		return nil, err
 	}
+	m.trace = append(m.trace, m.proc.Trace()[known:]...)
 	m.began = time.Now().UTC()
 	m.trace.add("process runs")
 	return m, nil
@@ -187,7 +189,7 @@ func (f Files) closeNamespaces() {
 // open opens the log and the socket.
 func (m *monitor) open() error {
 	var p logfile.Plan
-	if err := json.Unmarshal(m.start.Log, &p); err != nil {
+	if err := lean.Unmarshal(m.start.Log, &p); err != nil {
 		return fmt.Errorf("log plan: %w", err)
 	}
 	var err error

@@ -1,10 +1,11 @@
 package logfile
 
 import (
-	"encoding/json"
 	"os"
 	"time"
 	"unicode/utf8"
+
+	"wharf/internal/lean"
 )
 
 // jsonFile is Docker's json-file.
@@ -16,7 +17,7 @@ type jsonFile struct {
 func openJSON(p Plan, lose loser) (sink, error) {
 	j := jsonFile{}
 	if len(p.Attrs) > 0 {
-		b, err := json.Marshal(p.Attrs)
+		b, err := lean.Marshal(p.Attrs)
 		if err != nil {
 			return nil, err
 		}

@@ -2,12 +2,13 @@ package logfile
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"hash/crc32"
 	"io"
 	"os"
 	"time"
+
+	"wharf/internal/lean"
 )
 
 // Parts of a local record; see the package comment.
@@ -54,7 +55,7 @@ func AppendRecord(b []byte, at time.Time, stream byte, partial bool, line []byte
 
 // AppendAttrs appends a local record of attributes.
 func AppendAttrs(b []byte, attrs map[string]string) ([]byte, error) {
-	p, err := json.Marshal(attrs)
+	p, err := lean.Marshal(attrs)
 	if err != nil {
 		return b, err
 	}
@@ -89,7 +90,7 @@ func DecodeRecord(b []byte) (r Record, n int, err error) {
 	n = size + recordFrame
 	switch kind := body[0]; {
 	case kind == kindAttrs:
-		if json.Unmarshal(body[1:], &r.Attrs) != nil {
+		if lean.Unmarshal(body[1:], &r.Attrs) != nil {
 			return r, 0, ErrTorn
 		}
 		if r.Attrs == nil {

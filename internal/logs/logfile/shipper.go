@@ -2,13 +2,14 @@ package logfile
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"strings"
 	"sync"
 	"time"
+
+	"wharf/internal/lean"
 )
 
 const (
@@ -37,7 +38,7 @@ func startShipper(p Plan) (*shipper, error) {
 	if p.Logger == "" {
 		return nil, fmt.Errorf("log driver %s: the program that sends logs (wharf-logger) is not known here", p.Driver)
 	}
-	b, err := json.Marshal(p)
+	b, err := lean.Marshal(p)
 	if err != nil {
 		return nil, err
 	}
