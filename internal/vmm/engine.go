@@ -61,6 +61,7 @@ func (e *engine) Create(st *monitorapi.Start, f monitor.Files) (_ monitor.Proces
 	e.m = m
 	e.mu.Unlock()
 	go m.watch()
+	go m.watchDisk()
 	go m.followEtc(spec.Etc)
 	go m.relieve()
 	return p, nil

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -36,6 +37,8 @@ type machine struct {
 
 	down   chan struct{} // closed when QEMU has ended
 	status syscall.WaitStatus
+
+	full atomic.Bool // the host's disk is, and QEMU has stopped the machine
 
 	mu     sync.Mutex
 	reason string // why it was killed, "" when it was not
