@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"context"
+	"log/slog"
 	"slices"
 	"strconv"
 	"time"
@@ -82,7 +83,11 @@ func (x *exits) end(ctx context.Context, e *entry, inst driver.Instance, exit mo
 		"execDuration": strconv.Itoa(int(max(lasted, 0).Seconds())),
 	})
 	e.finish()
-	x.slog.DebugContext(ctx, "ended", "id", e.id, "code", exit.Code, "release", time.Since(began))
+	level := slog.LevelDebug
+	if exit.Error != "" { // else only until its next start would anybody know
+		level = slog.LevelWarn
+	}
+	x.slog.Log(ctx, level, "ended", "id", e.id, "code", exit.Code, "release", time.Since(began), "reason", end.Text)
 	switch {
 	case again:
 		e.waiters.exited(result(e.record())) // each end is one, as with Docker
