@@ -42,7 +42,7 @@ type applier struct {
 // the digest of r covers every byte.
 func apply(ctx context.Context, root string, r io.Reader) (*applier, error) {
 	a := &applier{root: root, explicit: map[string]bool{}, passed: map[string]bool{}, white: map[string]bool{}}
-	x, err := newExtractor(root)
+	x, err := newExtractor(ctx, root)
 	if err != nil {
 		return nil, err
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"wharf/internal/model"
 )
@@ -332,6 +333,43 @@ func TestHostileLayers(t *testing.T) {
 				t.Error("mode outside changed")
 			}
 		})
+	}
+}
+
+// TestSparseLayer: the zeros of a sparse file are not in the archive, so that a
+// layer of a kilobyte could fill the disk. A small one has its holes.
+func TestSparseLayer(t *testing.T) {
+	if _, err := exec.LookPath("tar"); err != nil {
+		t.Skip("needs GNU tar, to write sparse files")
+	}
+	for _, format := range []string{"gnu", "pax"} {
+		for size, want := range map[int64]string{64 << 20: "", 2 << 40: "sparse files"} {
+			src := t.TempDir()
+			must(t, os.WriteFile(src+"/f", []byte("x"), 0o644))
+			must(t, os.Truncate(src+"/f", size))
+			layer, err := exec.Command("tar", "-C", src, "-S", "--format="+format, "-cf", "-", "f").Output()
+			must(t, err)
+			ts := open(t, t.TempDir())
+			err = ts.Load(t.Context(), bytes.NewReader(testImage{layers: [][]byte{layer}}.dockerTar(t, "x:1")), nil, false, nil)
+			if want != "" && (err == nil || !strings.Contains(err.Error(), want)) || want == "" && err != nil {
+				t.Errorf("%s, %d: %v", format, size, err)
+				continue
+			}
+			if want != "" {
+				continue
+			}
+			mi, err := ts.Resolve(t.Context(), "x:1", nil)
+			must(t, err)
+			id := model.NewID()
+			must(t, ts.Prepare(t.Context(), id, mi))
+			change(t, ts, id, func(root string) {
+				var st unix.Stat_t
+				must(t, unix.Stat(root+"/f", &st))
+				if b, _ := os.ReadFile(root + "/f"); st.Size != size || st.Blocks > 1024 || len(b) == 0 || b[0] != 'x' {
+					t.Errorf("%s: %d bytes in %d blocks", format, st.Size, st.Blocks)
+				}
+			})
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package image
 
 import (
 	"archive/tar"
+	"context"
 	"errors"
 	"io"
 	"math"
@@ -37,6 +38,9 @@ type extractor struct {
 	dirs map[string]int // descriptors by clean relative name
 	buf  []byte
 	late []lateDir // directories' times, after their entries
+
+	ctx   context.Context // of the one unpacking that this is for
+	holes int64           // bytes of sparse files so far
 }
 
 type lateDir struct {
@@ -44,12 +48,12 @@ type lateDir struct {
 	h    *tar.Header
 }
 
-func newExtractor(root string) (*extractor, error) {
+func newExtractor(ctx context.Context, root string) (*extractor, error) {
 	fd, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: root, Err: err}
 	}
-	return &extractor{root: root, fd: fd, dirs: map[string]int{}, buf: make([]byte, 256<<10)}, nil
+	return &extractor{ctx: ctx, root: root, fd: fd, dirs: map[string]int{}, buf: make([]byte, 256<<10)}, nil
 }
 
 func (x *extractor) close() {
@@ -143,7 +147,7 @@ func (x *extractor) entry(name string, h *tar.Header, r io.Reader) error {
 
 func (x *extractor) write(at int, name, base string, h *tar.Header, r io.Reader) (err error) {
 	switch h.Typeflag {
-	case tar.TypeReg, '\x00':
+	case tar.TypeReg, tar.TypeGNUSparse, '\x00':
 		return x.file(at, base, h, r)
 	case tar.TypeDir:
 		err = x.mkdir(at, base)
@@ -250,7 +254,14 @@ func (x *extractor) file(at int, base string, h *tar.Header, r io.Reader) (err e
 		return err
 	}
 	defer func() { err = errors.Join(err, unix.Close(fd)) }()
-	if err := x.copy(fd, r); err != nil {
+	copy := x.copy
+	if isSparse(h) {
+		if x.holes += h.Size; x.holes > maxSparse || x.holes < 0 {
+			return model.Refuse(errdefs.ErrInvalidArgument, "sparse files of more than %d bytes in one layer are not unpacked", int64(maxSparse))
+		}
+		copy = x.sparse
+	}
+	if err := copy(fd, r); err != nil {
 		return err
 	}
 	if h.Size >= earlyWrite {
