@@ -24,7 +24,7 @@ const helperIdle = 15 * time.Second
 const helperSuffix = ".files"
 
 // helperMemory is a helper's.
-const helperMemory = 192 << 20
+const helperMemory = 256 << 20
 
 // helpers are machines that show the files of instances that do not run. One
 // for each instance at most: a disk has one user.
