@@ -36,6 +36,8 @@ type Images interface {
 	BuildImages() images.Store
 	// Collect removes what neither names nor leases hold.
 	Collect(ctx context.Context) error
+	// Settle returns when all that was recorded is safe from a power cut.
+	Settle() error
 	// RegistryHosts says how to speak to a registry.
 	RegistryHosts() docker.RegistryHosts
 }
@@ -70,6 +72,7 @@ type Room struct {
 	gone bool
 
 	builds builds
+	disk   *settler
 }
 
 // kit is a BuildKit that was set up.
@@ -89,7 +92,13 @@ func New(o Options) (*Room, error) {
 	if o.Root == "" || o.Images == nil || o.Steps == nil || o.Namespace == "" {
 		return nil, errors.New("build: Root, Namespace, Images and Steps are needed")
 	}
-	return &Room{opts: o, log: slog.Default().With("room", "build")}, nil
+	r := &Room{opts: o, log: slog.Default().With("room", "build")}
+	boot := bootID()
+	if err := r.afterPowerCut(boot); err != nil {
+		return nil, fmt.Errorf("build: %w", err)
+	}
+	r.disk = &settler{root: o.Root, boot: boot, quiet: quietFor, settle: o.Images.Settle, log: r.log}
+	return r, nil
 }
 
 // up sets BuildKit up, once.
@@ -98,6 +107,12 @@ func (r *Room) up() (*kit, error) {
 	defer r.mu.Unlock()
 	if r.gone {
 		return nil, errors.New("the daemon is ending")
+	}
+	if err := os.MkdirAll(r.opts.Root, 0o700); err != nil {
+		return nil, err
+	}
+	if err := r.disk.changed(); err != nil {
+		return nil, err
 	}
 	if r.kit != nil {
 		return r.kit, nil
@@ -127,13 +142,12 @@ func (r *Room) Close() error {
 	}
 	k := r.kit
 	r.kit = nil
-	return k.close.Run()
+	return errors.Join(k.close.Run(), r.disk.end())
 }
 
 func (r *Room) open() (_ *kit, err error) {
-	if err := os.MkdirAll(r.opts.Root, 0o700); err != nil {
-		return nil, err
-	}
+	tellVersion()
+	bridge()
 	k := &kit{}
 	defer k.close.OnError(&err)
 	if k.sessions, err = session.NewManager(); err != nil {

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/diff/apply"
@@ -73,6 +74,13 @@ func (e imageExporter) Resolve(ctx context.Context, id int, attrs map[string]str
 	if attrs == nil {
 		attrs = map[string]string{}
 	}
+	if names := attrs[string(exptypes.OptKeyName)]; names != "" && names != "*" {
+		full, err := fullNames(strings.Split(names, ","))
+		if err != nil {
+			return nil, err
+		}
+		attrs[string(exptypes.OptKeyName)] = full
+	}
 	for k, v := range map[exptypes.ImageExporterOptKey]string{
 		exptypes.OptKeyDanglingPrefix: danglingPrefix, exptypes.OptKeyDanglingEmptyOnly: "true",
 	} {
@@ -93,6 +101,9 @@ func (r *Room) newWorker() (*worker, error) {
 	if err != nil {
 		return nil, err
 	}
+	if db, ok := meta.DB().(*bolt.DB); ok {
+		db.NoSync = true // see unsettled.go
+	}
 	hostname, _ := os.Hostname()
 	cs := bksnapshot.NewContentStore(im.ContentStore(), r.opts.Namespace)
 	opt := base.WorkerOpt{
@@ -112,7 +123,7 @@ func (r *Room) newWorker() (*worker, error) {
 		Differ:          walking.NewWalkingDiff(cs),
 		ImageStore:      im.BuildImages(),
 		RegistryHosts:   im.RegistryHosts(),
-		LeaseManager:    leaseutil.WithNamespace(im.LeaseManager(), r.opts.Namespace),
+		LeaseManager:    leaseutil.WithNamespace(markingLeases{im.LeaseManager(), r.disk.changed}, r.opts.Namespace),
 		GarbageCollect:  func(ctx context.Context) (gc.Stats, error) { return collected{}, im.Collect(ctx) },
 		MountPoolRoot:   filepath.Join(root, "cachemounts"),
 	}

@@ -142,7 +142,7 @@ func TestBuildClassicFails(t *testing.T) {
 			t.Errorf("%q: %s", text, r)
 		}
 	}
-	if r := s.classic(strings.NewReader("FROM busybox\n"), "--network", "nonesuch", "-"); r.Code == 0 || !strings.Contains(r.Stderr, "use default, host or none") {
+	if r := s.classic(strings.NewReader("FROM busybox\nRUN true\n"), "--no-cache", "--network", "nonesuch", "-"); r.Code == 0 || !strings.Contains(r.Stderr, "network nonesuch not found") {
 		t.Errorf("network: %s", r)
 	}
 	if r := s.classic(strings.NewReader("FROM busybox\n"), "--squash", "-"); r.Code == 0 {
@@ -162,6 +162,11 @@ func TestBuildSurroundings(t *testing.T) {
 	if out := run("ip -o link", "--network", "none"); strings.Contains(out, "eth0") {
 		t.Errorf("--network none: %s", out)
 	}
+	s.ok("network", "create", s.label)
+	s.Cleanup(func() { s.d.docker("network", "rm", s.label) })
+	named := s.running("--network", s.label, "--name", s.name("peer"), "--network-alias", "peer", "busybox", "sleep", "1000")
+	s.contains("network by name", run("nslookup peer 127.0.0.11; cat /etc/resolv.conf", "--network", s.label),
+		s.inspect(named, "{{(index .NetworkSettings.Networks \""+s.label+"\").IPAddress}}"))
 	s.contains("host network", run("ip -o link", "--network", "host"), "wharf0")
 	s.contains("hosts", run("cat /etc/hosts", "--add-host", "one:1.2.3.4", "--add-host", "up:host-gateway"), "1.2.3.4\tone", "172.17.0.1\tup")
 }
@@ -200,7 +205,7 @@ func TestBuildKit(t *testing.T) {
 		"failing step":   {[]string{"--build-arg", "X=1", "-f", "-"}, "exit code: 3"},
 		"check":          {[]string{"--check", "-f", "-"}, "exit"},
 		"unknown output": {[]string{"-o", "type=nonesuch"}, "type nonesuch is not there"},
-		"network":        {[]string{"--network", "n"}, "default, host or none"},
+		"network":        {[]string{"--network", "nonesuch", "-f", "-"}, "network nonesuch not found"},
 	} {
 		r := s.d.command(commandLimit, strings.NewReader("from busybox AS x\nFROM x\nRUN exit 3\n"), tools.wharf, append(append([]string{"build", "--progress", "plain"}, c.args...), dir)...)
 		if r.Code == 0 || !strings.Contains(r.Stderr+r.Stdout, c.want) {
