@@ -81,6 +81,9 @@ func (c *collector) later() {
 // StartCollection and ReferenceLabel make collector a metadata.Collector.
 func (c *collector) StartCollection(context.Context) (metadata.CollectionContext, error) {
 	c.mu.Lock()
+	// What is removed from the metadata must never come back by a power cut when
+	// its files are gone.
+	c.s.ledger.strict.Store(true)
 	return &collection{c: c}, nil
 }
 
@@ -119,6 +122,7 @@ func (r *collection) Finish() error                        { r.end(); return nil
 
 func (r *collection) end() {
 	s := r.c.s
+	s.ledger.strict.Store(false)
 	s.mu.Lock()
 	s.resolved = map[resolveKey]model.Image{}
 	s.lowers = map[digest.Digest]lower{}

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
@@ -31,6 +30,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 	"golang.org/x/sync/semaphore"
 
 	"wharf/internal/model"
@@ -85,7 +85,8 @@ type Store struct {
 	log  *slog.Logger
 	host platforms.MatchComparer
 
-	bolt   *bolt.DB
+	ledger *ledger
+	cut    bool // the machine went down; the databases were led back
 	db     *metadata.DB
 	cs     content.Store
 	blobs  content.Store // the files themselves, without the metadata
@@ -211,29 +212,53 @@ func (s *Store) openDatabases(ctx context.Context, u *undo.Stack) error {
 	if err != nil {
 		return fmt.Errorf("image store: %w", err)
 	}
-	s.layers, err = overlay.NewSnapshotter(s.path("layers"), overlay.AsynchronousRemove, overlay.WithUpperdirLabel)
+	if err := s.afterPowerCut(); err != nil {
+		return err
+	}
+	layers, err := openLayerStore(s.path("layers", "metadata.db"), s.log)
+	if err != nil {
+		return s.openError(s.path("layers", "metadata.db"), err)
+	}
+	u.Push(layers.Close)
+	s.layers, err = overlay.NewSnapshotter(s.path("layers"), overlay.WithMetaStore(layers), overlay.AsynchronousRemove, overlay.WithUpperdirLabel)
 	if err != nil {
 		return fmt.Errorf("image store: %w", err)
 	}
-	u.Push(s.layers.Close)
-	s.bolt, err = bolt.Open(s.path("meta.db"), 0o600, &bolt.Options{Timeout: 5 * time.Second})
-	if err != nil {
-		if errors.Is(err, bolt.ErrTimeout) {
-			return model.Refuse(errdefs.ErrFailedPrecondition, "image store %s is in use by another daemon", s.opts.Root)
-		}
-		return fmt.Errorf("image store: %s cannot be read: %w; put back a copy of it, or move %s away to begin anew (what containers wrote is in it too)", s.path("meta.db"), err, s.opts.Root)
+	return s.openMetadata(ctx, cs, layers.ledger, u)
+}
+
+// openMetadata opens what says which blobs and layers mean what.
+func (s *Store) openMetadata(ctx context.Context, cs content.Store, layers *ledger, u *undo.Stack) error {
+	o := bolt.Options{}
+	if err := ledgerOptions(&o); err != nil {
+		return err
 	}
-	u.Push(s.bolt.Close)
+	db, err := bolt.Open(s.path("meta.db"), 0o600, &o)
+	if err != nil {
+		return s.openError(s.path("meta.db"), err)
+	}
+	if s.ledger, err = newLedger(db, s.path("meta.db"), layers, s.log); err != nil {
+		return errors.Join(fmt.Errorf("image store: %w", err), db.Close())
+	}
+	u.Push(s.ledger.Close)
 	s.blobs = cs
-	s.db = metadata.NewDB(s.bolt, cs, map[string]snapshots.Snapshotter{snapshotter: s.layers})
+	s.db = metadata.NewDB(s.ledger, cs, map[string]snapshots.Snapshotter{snapshotter: s.layers})
 	if err := s.db.Init(s.ctx(ctx)); err != nil {
 		return fmt.Errorf("image store: %w", err)
 	}
 	s.cs = s.db.ContentStore()
-	s.images = metadata.NewImageStore(s.db)
+	s.images = lastingNames{metadata.NewImageStore(s.db), s.ledger}
 	s.leases = metadata.NewLeaseManager(s.db)
 	s.snaps = s.db.Snapshotter(snapshotter)
 	return nil
+}
+
+// openError tells why a database cannot be opened, and what to do.
+func (s *Store) openError(path string, err error) error {
+	if errors.Is(err, berrors.ErrTimeout) {
+		return model.Refuse(errdefs.ErrFailedPrecondition, "image store %s is in use by another daemon", s.opts.Root)
+	}
+	return fmt.Errorf("image store: %s cannot be read: %w; put back a copy of it, or move %s away to begin anew (what containers wrote is in it too)", path, err, s.opts.Root)
 }
 
 // Close ends the room. Containers' layers stay.
@@ -245,6 +270,11 @@ func (s *Store) Close() error {
 // sweep clears what a crash left: leases of operations that are gone, stale
 // mounts, half-removed layers; then lets the collector look in the background.
 func (s *Store) sweep(ctx context.Context) error {
+	if s.cut {
+		if err := s.reconcile(ctx); err != nil {
+			return err
+		}
+	}
 	if err := s.dropLeases(ctx); err != nil {
 		return err
 	}
@@ -304,6 +334,7 @@ func (s *Store) SnapshotterName() string            { return snapshotter }
 func (s *Store) LeaseManager() leases.Manager       { return s.leases }
 func (s *Store) ImageStore() images.Store           { return s.images }
 func (s *Store) Database() *metadata.DB             { return s.db }
+func (s *Store) Settle() error                      { return s.ledger.settle() }
 func (s *Store) Collect(ctx context.Context) error  { return s.gc.run(s.ctx(ctx)) }
 func (s *Store) path(elem ...string) string {
 	return filepath.Join(append([]string{s.opts.Root}, elem...)...)

@@ -281,7 +281,11 @@ func (s *Store) ensureUnpacked(ctx context.Context, img model.Image) error {
 	}
 	u := s.newUnpacker(ctx)
 	defer u.close()
-	return u.unpack(v)
+	if err := u.unpack(v); err != nil {
+		return err
+	}
+	// A container will be recorded as standing on it.
+	return s.ledger.settle()
 }
 
 // addLabels adds labels to a blob.

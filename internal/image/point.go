@@ -1,0 +1,205 @@
+package image
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// A file of points has room for two, of which the older is written over:
+//
+//	offset 0, 4096:
+//	  0 magic | 8 count of points | 16 boot id (40) | 56 page size | 64 start of the meta page (128) | 192 SHA-256 of all before
+//
+// Numbers are little endian, as bolt's on the machines that wharf runs on.
+const (
+	pointMagic  = "wharfpt1"
+	pointSlot   = 4096
+	pointLen    = 192 + sha256.Size
+	pointSuffix = ".point"
+)
+
+// metaHead is the start of a bolt meta page: a page header of 16 bytes, then
+// magic, version, page size, flags, root (2 numbers), freelist, high water mark,
+// transaction, checksum of the meta.
+type metaHead []byte
+
+const metaHeadLen = 128
+
+func (m metaHead) txid() uint64     { return binary.LittleEndian.Uint64(m[64:]) }
+func (m metaHead) pages() uint64    { return binary.LittleEndian.Uint64(m[56:]) }
+func (m metaHead) pageSize() uint32 { return binary.LittleEndian.Uint32(m[24:]) }
+
+func (m metaHead) valid() bool {
+	if len(m) != metaHeadLen || binary.LittleEndian.Uint32(m[16:]) != 0xED0CDAED {
+		return false
+	}
+	h := fnv.New64a()
+	h.Write(m[16:72])
+	return h.Sum64() == binary.LittleEndian.Uint64(m[72:])
+}
+
+// pointFile writes the points of one database.
+type pointFile struct {
+	db, f    *os.File
+	boot     string
+	pageSize int
+	count    uint64
+}
+
+func openPoints(path string, pageSize int) (*pointFile, error) {
+	old, _, err := lastPoint(path + pointSuffix)
+	if err != nil {
+		return nil, err
+	}
+	db, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path+pointSuffix, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	p := &pointFile{db: db, f: f, boot: bootID(), pageSize: pageSize}
+	if old != nil {
+		p.count = old.count
+	}
+	return p, syncDir(path)
+}
+
+// read reads the meta page of a transaction.
+func (p *pointFile) read(tx int) (metaHead, error) {
+	head := make(metaHead, metaHeadLen)
+	_, err := p.db.ReadAt(head, int64(tx%2)*int64(p.pageSize))
+	return head, err
+}
+
+// write puts a point on the disk.
+func (p *pointFile) write(head metaHead) error {
+	b := make([]byte, pointLen)
+	copy(b, pointMagic)
+	binary.LittleEndian.PutUint64(b[8:], p.count+1)
+	copy(b[16:56], p.boot)
+	binary.LittleEndian.PutUint32(b[56:], uint32(p.pageSize))
+	copy(b[64:192], head)
+	sum := sha256.Sum256(b[:192])
+	copy(b[192:], sum[:])
+	if _, err := p.f.WriteAt(b, int64((p.count+1)%2)*pointSlot); err != nil {
+		return err
+	}
+	if err := unix.Fdatasync(int(p.f.Fd())); err != nil {
+		return fmt.Errorf("%s: %w", p.f.Name(), err)
+	}
+	p.count++
+	return nil
+}
+
+// remove ends the points: the database is whole without.
+func (p *pointFile) remove() error {
+	err := os.Remove(p.f.Name())
+	return errors.Join(err, syncDir(p.f.Name()), p.f.Close(), p.db.Close())
+}
+
+// point is one that was read.
+type point struct {
+	count uint64
+	boot  string
+	head  metaHead
+}
+
+// lastPoint reads the newest point of a file, nil when there is none.
+func lastPoint(path string) (newest *point, pageSize int64, err error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, 0, nil
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, 2*pointSlot))
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, at := range []int{0, pointSlot} {
+		if len(b) < at+pointLen {
+			continue
+		}
+		p := parsePoint(b[at : at+pointLen])
+		if p != nil && (newest == nil || p.count > newest.count) {
+			newest, pageSize = p, int64(p.head.pageSize())
+		}
+	}
+	return newest, pageSize, nil
+}
+
+// parsePoint reads one of a file's two, nil when it is none: a write of it may
+// have been cut short.
+func parsePoint(b []byte) *point {
+	sum := sha256.Sum256(b[:192])
+	if string(b[:8]) != pointMagic || !bytes.Equal(sum[:], b[192:pointLen]) {
+		return nil
+	}
+	p := &point{count: binary.LittleEndian.Uint64(b[8:]), boot: strings.TrimRight(string(b[16:56]), "\x00"), head: bytes.Clone(b[64:192])}
+	if !p.head.valid() || p.head.pageSize() != binary.LittleEndian.Uint32(b[56:]) {
+		return nil
+	}
+	return p
+}
+
+// toPoint leads a database back to its last point if the machine went down
+// since, and reports whether it did. The database must not be open.
+func toPoint(path, boot string) (bool, error) {
+	p, pageSize, err := lastPoint(path + pointSuffix)
+	if err != nil || p == nil || p.boot == boot {
+		return false, err
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, os.Remove(path + pointSuffix)
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return false, err
+	}
+	if st.Size() < int64(p.head.pages())*pageSize {
+		return false, fmt.Errorf("%s is shorter than when it was last known to be whole", path)
+	}
+	for i := range int64(2) {
+		head := bytes.Clone(p.head)
+		binary.LittleEndian.PutUint64(head, uint64(i)) // the number of the page
+		if _, err := f.WriteAt(head, i*pageSize); err != nil {
+			return false, err
+		}
+	}
+	return true, f.Sync()
+}
+
+// bootID tells one run of the machine from another, "" where it cannot.
+func bootID() string {
+	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(b))
+}
+
+func syncDir(file string) error {
+	d, err := os.Open(filepath.Dir(file))
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
