@@ -4,11 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/moby/moby/api/types/image"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"wharf/internal/model"
@@ -79,4 +81,47 @@ func missingAttestation(err error, ref string) error {
 		return model.Refuse(errdefs.ErrNotFound, "image %s has attestations, but they are not here: %w", ref, err)
 	}
 	return err
+}
+
+// attestations fetches the statements about an image that its index lists, so
+// that they are shown, pushed on and saved with it. One that the registry does
+// not have, or that is larger than is ever shown, is left out.
+func (p *puller) attestations(listed []ocispec.Descriptor, about digest.Digest) error {
+	for _, d := range listed {
+		if d.Annotations[attestation] != attestedKind || d.Annotations[attestedDigest] != about.String() {
+			continue
+		}
+		err := p.attestation(d)
+		if errdefs.IsNotFound(err) || errdefs.IsInvalidArgument(err) {
+			p.s.log.WarnContext(p.ctx, "attestation not pulled", "id", d.Digest, "image", p.ref, "err", err)
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("attestation %s: %w", d.Digest, err)
+		}
+	}
+	return nil
+}
+
+func (p *puller) attestation(d ocispec.Descriptor) error {
+	b, err := p.s.fetchDocument(p.ctx, p.f, d, maxManifest)
+	if err != nil {
+		return err
+	}
+	m, err := parseDocument(b, d)
+	if err != nil {
+		return err
+	}
+	if _, err := p.s.fetchDocument(p.ctx, p.f, m.Config, maxConfig); err != nil {
+		return err
+	}
+	for _, l := range m.Layers {
+		if l.Size > maxStatement {
+			return model.Refuse(errdefs.ErrInvalidArgument, "statement of %d bytes, more than %d", l.Size, maxStatement)
+		}
+		if err := p.s.fetchLayer(p.ctx, p.f, l, sourceLabel(p.ref), func(int64) {}, nil); err != nil {
+			return err
+		}
+	}
+	return nil
 }

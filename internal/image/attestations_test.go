@@ -1,6 +1,7 @@
 package image
 
 import (
+	"bytes"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
@@ -64,6 +65,51 @@ func TestAttestations(t *testing.T) {
 			t.Errorf("%s: %v", ref, err)
 		}
 	}
+}
+
+// Statements go with their image: to a registry and back, into archives, to
+// other engines.
+func TestAttestationsTravel(t *testing.T) {
+	f := newFakeRegistry()
+	host, ctx := f.serve(t), t.Context()
+	amd := &ocispec.Platform{OS: "linux", Architecture: "amd64"}
+	check := func(st *testStore, ref string) {
+		t.Helper()
+		got, err := st.Attestations(ctx, ref, amd, nil, true)
+		if err != nil || len(got) != 2 || got[1].Statement == nil {
+			t.Errorf("%s: %+v %v", ref, got, err)
+		}
+	}
+	one, two, three := open(t, t.TempDir()), open(t, t.TempDir()), open(t, t.TempDir())
+	one.load(t, attested(t))
+	ref := host + "/att:1"
+	must(t, one.Tag(ctx, "att:1", ref))
+	must(t, one.Push(ctx, ref, nil, nil, nil))
+	must(t, two.Pull(ctx, ref, amd, nil, nil))
+	must(t, two.gc.run(two.ctx(ctx)))
+	check(two, ref)
+	var archive bytes.Buffer
+	must(t, two.Save(ctx, []string{ref}, nil, &archive))
+	three.load(t, archive.Bytes())
+	check(three, ref)
+	img, err := two.Content(ctx, ref)
+	must(t, err)
+	four := open(t, t.TempDir())
+	begun, err := four.BeginCopy(ctx, img.Blobs)
+	must(t, err)
+	for _, b := range begun.Missing {
+		r, _, err := two.ReadBlob(ctx, b.Digest, 0)
+		must(t, err)
+		must(t, four.WriteBlob(ctx, begun.ID, b, r))
+		must(t, r.Close())
+	}
+	must(t, four.CommitCopy(ctx, begun.ID, img, nil))
+	check(four, ref)
+	archive.Reset()
+	must(t, one.Save(ctx, []string{"att:1"}, []ocispec.Platform{*amd, {OS: "linux", Architecture: "arm64"}}, &archive))
+	five := open(t, t.TempDir())
+	five.load(t, archive.Bytes())
+	check(five, "att:1")
 }
 
 // Where an image came from is known after a pull, whatever it is called.

@@ -140,6 +140,7 @@ func (r *remote) resolve(ctx context.Context) (ocispec.Descriptor, remotes.Fetch
 // fetch gets the target's documents and the layers of one platform.
 func (p *puller) fetch(target ocispec.Descriptor) error {
 	manifest := target
+	var listed []ocispec.Descriptor
 	for depth := 0; images.IsIndexType(manifest.MediaType); depth++ {
 		if depth == 4 {
 			return model.Refuse(errdefs.ErrInvalidArgument, "index %s is nested too deep", target.Digest)
@@ -152,6 +153,7 @@ func (p *puller) fetch(target ocispec.Descriptor) error {
 		if err != nil {
 			return err
 		}
+		listed = append(listed, idx.Manifests...)
 		if manifest, err = p.s.pickManifest(idx, p.p); err != nil {
 			return err
 		}
@@ -174,11 +176,14 @@ func (p *puller) fetch(target ocispec.Descriptor) error {
 	if p.p != nil && !p.s.matcher(p.p).Match(c.platform()) {
 		return noPlatform(p.ref.String(), p.p)
 	}
-	if err := p.s.refer(p.ctx, target); err != nil {
+	var g errgroup.Group
+	g.Go(func() error { return p.attestations(listed, manifest.Digest) })
+	g.Go(func() error { return p.layers(variant{desc: manifest, manifest: m, config: c}) })
+	if err := g.Wait(); err != nil {
 		return err
 	}
 	p.s.noteSource(p.ctx, p.ref, target.Digest, manifest.Digest)
-	return p.layers(variant{desc: manifest, manifest: m, config: c})
+	return p.s.refer(p.ctx, target)
 }
 
 // pickManifest is the entry of idx for p or this host.

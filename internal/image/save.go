@@ -268,7 +268,7 @@ func (v *saver) tree(desc ocispec.Descriptor, depth int) error {
 			return err
 		}
 		for _, c := range d.children() {
-			if v.only != nil && images.IsManifestType(c.MediaType) && !v.only[c.Digest] {
+			if v.only != nil && images.IsManifestType(c.MediaType) && !v.only[c.Digest] && !v.only[digest.Digest(c.Annotations[attestedDigest])] {
 				continue
 			}
 			err := v.tree(c, depth-1)
