@@ -7,7 +7,8 @@
 // The control socket is descriptor 3 of a new monitor, one end of a
 // socketpair. The daemon sends one Start frame, with descriptors, at once or
 // when it needs a monitor (a spare one waits); the monitor answers Started
-// or Failed. After Started the control socket stays open as the daemon's held
+// or Failed. A Start with Hold is followed by a Go, until which the container
+// is only prepared. After Started the control socket stays open as the daemon's held
 // wait: the monitor sends Exit on it when the container has ended. The daemon
 // closing it (or dying) is no event for the container.
 //
@@ -63,6 +64,7 @@ const (
 const (
 	StartFrame   Type = 16 // Start
 	StartedFrame Type = 17 // Started
+	GoFrame      Type = 18 // no payload; what a Start with Hold waits for
 	RequestFrame Type = 20 // Request
 	ReplyFrame   Type = 21 // Reply
 )
@@ -93,6 +95,9 @@ type Start struct {
 	Owner uint32 `json:"owner,omitempty"`
 	// Waiting attachments are awaited (at most 10 s) before output is read.
 	Waiting int `json:"waiting,omitempty"`
+	// Hold makes the container wait for a GoFrame on the control socket before
+	// its program is executed. The end of the socket ends it.
+	Hold bool `json:"hold,omitempty"`
 	// Log is the log writer's plan, not looked into here.
 	Log json.RawMessage `json:"log"`
 }

@@ -70,6 +70,14 @@ type Sandbox interface {
 	Close() error
 }
 
+// Early is a driver that can begin a start before its network is attached.
+type Early interface {
+	// StartWhen is Start, but the image's program is not executed before
+	// ready has returned nil. When it returns an error, the start fails with
+	// it. It may not be called when the start fails by itself.
+	StartWhen(ctx context.Context, b *model.Bundle, sb Sandbox, ready func(context.Context) error) (Instance, error)
+}
+
 // Instance is a started instance.
 type Instance interface {
 	ID() model.ID

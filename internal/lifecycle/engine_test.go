@@ -73,7 +73,7 @@ func TestLife(t *testing.T) {
 		t.Errorf("create and start wrote %d records, %d synced; want 2 and 1", w.puts, w.syncs)
 	}
 	tm, err := e.Timing(id)
-	if err != nil || len(tm.Start) != 8 || len(tm.Create) != 5 {
+	if err != nil || len(tm.Start) != 9 || len(tm.Create) != 5 {
 		t.Errorf("timing %+v, %v", tm, err)
 	}
 	if err := e.Stop(bg, id, model.StopRequest{}); err != nil {

@@ -48,6 +48,7 @@ type world struct {
 	removed map[model.ID]model.Container
 	trashed []model.TrashedVolume
 	noTrash bool
+	early   bool        // the driver can begin before the network is there
 	bounds  TrashBounds // of the engines
 	puts    int
 	syncs   int
@@ -88,7 +89,7 @@ func (w *world) engine() *Engine {
 	w.mu.Unlock()
 	e, err := New(Options{
 		Images: fakeImages{w}, Networks: fakeNetworks{w}, Volumes: fakeVolumes{w}, Logs: fakeLogs{w}, Records: fakeRecords{w}, Archives: fakeArchives{w},
-		Drivers:  map[model.Isolation]driver.Driver{model.IsolationContainer: fakeDriver{w}, model.IsolationVM: fakeMachines{fakeDriver{w}}},
+		Drivers:  map[model.Isolation]driver.Driver{model.IsolationContainer: w.driver(), model.IsolationVM: fakeMachines{fakeDriver{w}}},
 		DataRoot: w.dir, planner: fakePlan{}, Trash: w.bounds, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	if err != nil {

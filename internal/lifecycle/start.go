@@ -29,6 +29,7 @@ type run struct {
 	mounts  []model.Mount
 	bundle  *model.Bundle
 	sandbox driver.Sandbox
+	early   *early // begun, and waits for network and files
 	inst    driver.Instance
 	eps     []model.Endpoint
 	late    []*lateStream // clients that attached before the start
@@ -46,6 +47,7 @@ func (s *starter) steps() []step[*run] {
 		{"volumes", s.mounts, s.giveDisks},
 		{"plan", s.describe, nil},
 		{"sandbox", s.makeSandbox, s.closeSandbox},
+		{"begin", s.beginInstance, s.abandon},
 		{"network", s.attach, s.detachNetworks},
 		{"files", s.files, nil},
 		{stepInstance, s.makeInstance, s.releaseInstance},

@@ -172,7 +172,7 @@ func (s *starter) attach(ctx context.Context, r *run) (err error) {
 	case len(want) == 0 && (mode.IsHost() || mode.IsNone()):
 		want = map[string]*network.EndpointSettings{string(mode): {}} // inspect shows it
 	}
-	r.eps, err = s.networks.Attach(ctx, s.attachment(r.c, r.sandbox.Netns(), 0, want))
+	r.eps, err = s.networks.Attach(ctx, s.attachment(r.c, r.netns(), 0, want))
 	if r.c.Isolation == model.IsolationVM {
 		r.bundle.Endpoints = r.eps
 	}
@@ -214,6 +214,9 @@ func (s *starter) detachNetworks(ctx context.Context, r *run) error {
 	return s.networks.Detach(ctx, r.e.id)
 }
 
+// etcNames are the files in a container's directory that are bound to /etc.
+var etcNames = [3]string{"hosts", "hostname", "resolv.conf"}
+
 // files writes hosts, hostname and resolv.conf, unless they are another
 // container's.
 func (s *starter) files(_ context.Context, r *run) error {
@@ -228,7 +231,8 @@ func (s *starter) files(_ context.Context, r *run) error {
 		in.Links = s.links(r.c)
 	}
 	f := s.plan.Files(in)
-	for name, text := range map[string][]byte{"hosts": f.Hosts, "hostname": f.Hostname, "resolv.conf": f.Resolv} {
+	for i, text := range [][]byte{f.Hosts, f.Hostname, f.Resolv} {
+		name := etcNames[i]
 		if err := rewrite(filepath.Join(s.dir(r.e.id), name), text); err != nil {
 			return wrap(err, "write %s of %s", name, r.e.id.Short())
 		}
@@ -283,9 +287,14 @@ func addr(a netip.Addr) netip.Addr { return a.Unmap() }
 
 // makeInstance starts the process. The driver consumes the sandbox.
 func (s *starter) makeInstance(ctx context.Context, r *run) (err error) {
-	sb := r.sandbox
-	r.sandbox = nil
-	r.inst, err = r.drv.Start(ctx, r.bundle, sb)
+	if x := r.early; x != nil {
+		r.early = nil
+		r.inst, err = x.end(nil)
+	} else {
+		sb := r.sandbox
+		r.sandbox = nil
+		r.inst, err = r.drv.Start(ctx, r.bundle, sb)
+	}
 	if err != nil && !isStartError(err) {
 		return wrap(err, taskFailed)
 	}

@@ -78,7 +78,7 @@ func Hold(e Engine) int {
 	}
 	nameSelf(st.ID)
 	tr.add("monitor has its orders")
-	return run(st, f, control, e, tr)
+	return run(st, f, control, r, e, tr)
 }
 
 // trace says where the time of a start went.
@@ -106,8 +106,8 @@ func ours() (*os.File, error) {
 }
 
 // run is Main after the Start message.
-func run(st monitorapi.Start, f Files, control *os.File, e Engine, tr trace) int {
-	m, err := begin(st, f, e, tr)
+func run(st monitorapi.Start, f Files, control *os.File, orders *monitorapi.Reader, e Engine, tr trace) int {
+	m, err := begin(st, f, orders, e, tr)
 	if err != nil {
 		_ = monitorapi.WriteJSON(control, monitorapi.Error, asFailed(err))
 		return 1
@@ -123,7 +123,7 @@ func run(st monitorapi.Start, f Files, control *os.File, e Engine, tr trace) int
 }
 
 // begin makes the container and its stdio and starts it.
-func begin(st monitorapi.Start, f Files, e Engine, tr trace) (m *monitor, err error) {
+func begin(st monitorapi.Start, f Files, orders *monitorapi.Reader, e Engine, tr trace) (m *monitor, err error) {
 	var u undo.Stack
 	defer u.OnError(&err)
 	m = &monitor{start: st, engine: e, trace: tr, exited: make(chan struct{})}
@@ -167,6 +167,12 @@ func begin(st monitorapi.Start, f Files, e Engine, tr trace) (m *monitor, err er
 	}
 	if m.handle, err = openWaiter(m.proc); err != nil {
 		return nil, err
+	}
+	if st.Hold {
+		if t, _, err := orders.Next(); err != nil || t != monitorapi.GoFrame {
+			return nil, failed(monitorapi.KindUnavailable, "the start was given up")
+		}
+		m.trace.add("told to go")
 	}
 	known := len(m.proc.Trace())
 	if err := m.proc.Start(); err != nil {

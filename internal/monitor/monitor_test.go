@@ -96,7 +96,7 @@ func boot(t *testing.T, script string, edit func(*monitorapi.Start)) *rig {
 	if edit != nil {
 		edit(&st)
 	}
-	go func() { r.ended <- run(st, Files{}, theirs, fakeEngine{}, nil) }()
+	go func() { r.ended <- run(st, Files{}, theirs, &monitorapi.Reader{R: theirs}, fakeEngine{}, nil) }()
 	r.control, r.ctlFile = &monitorapi.Reader{R: ours}, ours
 	_ = ours.SetReadDeadline(time.Now().Add(20 * time.Second))
 	if err := r.control.Expect(monitorapi.StartedFrame, &r.started); err != nil {
@@ -369,7 +369,7 @@ func TestExec(t *testing.T) {
 func TestFailedStart(t *testing.T) {
 	t.Chdir(t.TempDir())
 	log, _ := json.Marshal(logfile.Plan{Driver: "none"})
-	_, err := begin(monitorapi.Start{Prepared: json.RawMessage(`"missing"`), Log: log}, Files{}, fakeEngine{}, nil)
+	_, err := begin(monitorapi.Start{Prepared: json.RawMessage(`"missing"`), Log: log}, Files{}, nil, fakeEngine{}, nil)
 	if f := asFailed(err); f.Code != 127 || !strings.Contains(f.Text, "not found") {
 		t.Errorf("%+v", f)
 	}
@@ -381,7 +381,7 @@ func TestFailedLog(t *testing.T) {
 	t.Chdir(t.TempDir())
 	prepared, _ := json.Marshal("echo never")
 	log, _ := json.Marshal(logfile.Plan{Driver: "json-file", Path: filepath.Join(t.TempDir(), "no", "such", "log")})
-	_, err := begin(monitorapi.Start{Version: 1, ID: "x", Prepared: prepared, Log: log}, Files{}, fakeEngine{}, nil)
+	_, err := begin(monitorapi.Start{Version: 1, ID: "x", Prepared: prepared, Log: log}, Files{}, nil, fakeEngine{}, nil)
 	if err == nil || !strings.Contains(err.Error(), "logging driver") {
 		t.Fatalf("error %v", err)
 	}

@@ -33,7 +33,13 @@ func (d *Driver) Start(ctx context.Context, b *model.Bundle, sb driver.Sandbox) 
 }
 
 // Begin is Start.
-func (d *Driver) Begin(ctx context.Context, b *model.Bundle, sb driver.Sandbox) (_ *Instance, err error) {
+func (d *Driver) Begin(ctx context.Context, b *model.Bundle, sb driver.Sandbox) (*Instance, error) {
+	return d.BeginWhen(ctx, b, sb, nil)
+}
+
+// BeginWhen is StartWhen of driver.Early. The monitor makes the container
+// while ready is awaited; nil: there is nothing to wait for.
+func (d *Driver) BeginWhen(ctx context.Context, b *model.Bundle, sb driver.Sandbox, ready func(context.Context) error) (_ *Instance, err error) {
 	s, ok := sb.(*sandbox)
 	if !ok {
 		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("sandbox %T is another driver's", sb))
@@ -62,7 +68,7 @@ func (d *Driver) Begin(ctx context.Context, b *model.Bundle, sb driver.Sandbox) 
 	u.Push(m.kill)
 	tr.add("monitor is executed")
 	// It takes two milliseconds to be there: time to make its orders.
-	msg, files, err := d.message(ctx, b, s)
+	msg, files, err := d.message(ctx, b, s, ready != nil)
 	defer closeFiles(files)
 	if err != nil {
 		return nil, err
@@ -75,6 +81,12 @@ func (d *Driver) Begin(ctx context.Context, b *model.Bundle, sb driver.Sandbox) 
 	}
 	if err := d.keepBundle(b); err != nil { // what exec needs after a restart of the daemon
 		return nil, err
+	}
+	if ready != nil {
+		if err := ready(ctx); err != nil {
+			return nil, err
+		}
+		_ = monitorapi.Write(m.control, monitorapi.GoFrame, nil) // one that has failed has said why
 	}
 	var st monitorapi.Started
 	r := &monitorapi.Reader{R: m.control}
@@ -135,7 +147,7 @@ func (t *trace) add(name string) {
 
 // message encodes the Start frame, and names the descriptors that go with it;
 // those are to be closed also on an error.
-func (d *Driver) message(ctx context.Context, b *model.Bundle, s *sandbox) (_ []byte, files []File, err error) {
+func (d *Driver) message(ctx context.Context, b *model.Bundle, s *sandbox, hold bool) (_ []byte, files []File, err error) {
 	path, err := d.cgroupPath(b)
 	if err != nil {
 		return nil, nil, err
@@ -167,7 +179,7 @@ func (d *Driver) message(ctx context.Context, b *model.Bundle, s *sandbox) (_ []
 	st := monitorapi.Start{
 		Version: monitorapi.Version, ID: string(b.ID), Prepared: prepared, Files: names,
 		Terminal:  b.Spec.Process != nil && b.Spec.Process.Terminal,
-		OpenStdin: b.OpenStdin, StdinOnce: b.StdinOnce, Owner: rootID(b), Waiting: b.Waiting, Log: log,
+		OpenStdin: b.OpenStdin, StdinOnce: b.StdinOnce, Owner: rootID(b), Waiting: b.Waiting, Log: log, Hold: hold,
 	}
 	payload, err := json.Marshal(st)
 	if err != nil {

@@ -38,7 +38,10 @@ type Driver struct {
 	opts Options
 }
 
-var _ driver.Driver = (*Driver)(nil)
+var (
+	_ driver.Driver = (*Driver)(nil)
+	_ driver.Early  = (*Driver)(nil)
+)
 
 // New checks the options and makes the instances directory.
 func New(o Options) (*Driver, error) {
@@ -48,6 +51,11 @@ func New(o Options) (*Driver, error) {
 		return nil, err
 	}
 	return &Driver{d, o}, nil
+}
+
+// StartWhen implements driver.Early.
+func (d *Driver) StartWhen(ctx context.Context, b *model.Bundle, sb driver.Sandbox, ready func(context.Context) error) (driver.Instance, error) {
+	return d.BeginWhen(ctx, b, sb, ready)
 }
 
 // containers are what the monitor is told to start.

@@ -21,6 +21,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(childEnv) != "" {
 		os.Exit(child())
 	}
+	if os.Getenv(earlyEnv) != "" {
+		os.Exit(earlyChild())
+	}
 	if built = os.Getenv("WHARF_TEST_MONITOR"); built != "" { // make vmtest has no Go where it runs
 		os.Exit(m.Run())
 	}
