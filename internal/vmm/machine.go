@@ -230,8 +230,12 @@ func (m *machine) lost() string {
 		case m.status.ExitStatus() != 0:
 			text = "QEMU ended with exit code " + strconv.Itoa(m.status.ExitStatus())
 		}
+		if why := m.console.panic(); why != "" {
+			text = "the kernel of the virtual machine gave up: " + why
+		}
 	}
-	if s := m.words.last(8); s != "" {
+	// A network that waits for its tap is no news.
+	if s := without(m.words.last(8), "is not connected to host network"); s != "" {
 		text += "; QEMU said: " + oneLine(s)
 	}
 	if s := m.console.last(6); s != "" {

@@ -2,12 +2,16 @@ package vmm
 
 import (
 	"io"
+	"slices"
 	"strings"
 	"sync"
 )
 
-// tailSize is how much of a console is kept: about two screens.
-const tailSize = 4 << 10
+// tailSize is how much of a console is kept: what a kernel says when it dies.
+const tailSize = 8 << 10
+
+// panicked begins the line in which a kernel gives up.
+const panicked = "Kernel panic - not syncing: "
 
 // tail keeps the end of what was written to it, however much that is.
 type tail struct {
@@ -55,4 +59,21 @@ func (t *tail) last(lines int) string {
 		all = all[len(all)-lines:]
 	}
 	return strings.Join(all, "\n")
+}
+
+// panic is why the guest's kernel gave up, "" when it has not said that it did.
+func (t *tail) panic() string {
+	text := t.last(tailSize)
+	_, why, found := strings.Cut(text, panicked)
+	if !found {
+		return ""
+	}
+	why, _, _ = strings.Cut(why, "\n")
+	return printable(strings.TrimSpace(why), 200)
+}
+
+// without are the lines that have nothing of word in them.
+func without(text, word string) string {
+	lines := strings.Split(text, "\n")
+	return strings.Join(slices.DeleteFunc(lines, func(l string) bool { return strings.Contains(l, word) }), "\n")
 }

@@ -24,6 +24,14 @@ func TestTail(t *testing.T) {
 	if got := x.last(3); got != "one[31m\ntwo\nthree" {
 		t.Errorf("%q", got)
 	}
+	var dying tail
+	dying.add([]byte("[  1.0] all well\n[  2.0] Kernel panic - not syncing: sysrq\x1b triggered crash\r\n[  2.0] Call Trace:\n"))
+	if got := dying.panic(); got != "sysrq triggered crash" {
+		t.Errorf("why the kernel gave up: %q", got)
+	}
+	if got := without("a\nhub 1 is not\nb", "is not"); got != "a\nb" {
+		t.Errorf("without: %q", got)
+	}
 	if got := new(tail).last(3); got != "" {
 		t.Errorf("%q of nothing", got)
 	}
