@@ -29,6 +29,8 @@ type bench struct {
 	bundle  string    // for crun and runc
 	v1only  *exec.Cmd // holds a mount namespace without the version 2 mount, which crun refuses beside version 1
 	rows    []figure
+	whole   bool // rows are all of the section verbs
+	peers   bool // startPeers was called
 	scales  []scaled
 	network *netFigures
 	vms     []vmRow
@@ -36,9 +38,9 @@ type bench struct {
 
 // engine is a daemon of its own with a Docker API.
 type engine struct {
-	name, dir, socket, version string
-	cmd                        *exec.Cmd
-	http                       *http.Client
+	name, dir, run, socket, version string
+	cmd                             *exec.Cmd
+	http                            *http.Client
 }
 
 func (b *bench) start() error {
@@ -50,35 +52,47 @@ func (b *bench) start() error {
 	if err := b.startWharf(); err != nil {
 		return err
 	}
-	// dockerd's rules drop what is forwarded, and where br_netfilter is that is
-	// also what crosses other bridges: it is no neighbour for the network section.
-	if path, err := lookPath("dockerd"); err == nil && b.section != "network" {
+	return b.loadImages(b.wharf)
+}
+
+// startPeers starts dockerd and prepares the others, once.
+func (b *bench) startPeers() error {
+	if b.peers {
+		return nil
+	}
+	b.peers = true
+	if path, err := lookPath("dockerd"); err == nil {
 		b.dockerd = newEngine("docker", b.dir)
 		if err := b.dockerd.start(path); err != nil {
 			fmt.Fprintln(os.Stderr, "bench: docker is left out:", err)
 			_ = b.dockerd.stop()
 			b.dockerd = nil
+		} else if err := b.loadImages(b.dockerd); err != nil {
+			return err
 		}
 	}
-	for _, e := range b.engines() {
-		for _, image := range []string{"busybox", "debian"} {
-			if image == "debian" && (b.quick || b.section != "") {
-				continue
-			}
-			if err := b.cli(e, "load", "-q", "-i", filepath.Join(b.images, image+".tar")); err != nil {
-				return err
-			}
-		}
-		out, _ := b.cliOut(e, "version", "-f", "{{.Server.Version}}")
-		e.version = strings.TrimSpace(out)
-	}
-	if b.section != "" {
+	if !b.wants("verbs") {
 		return nil
 	}
 	b.podman, _ = lookPath("podman")
 	b.crun, _ = lookPath("crun")
 	b.runc, _ = lookPath("runc")
 	return b.prepareOthers()
+}
+
+// loadImages loads what the sections need and notes the engine's version.
+func (b *bench) loadImages(e *engine) error {
+	for _, image := range []string{"busybox", "debian"} {
+		if image == "debian" && (b.quick || !b.wants("verbs")) {
+			continue
+		}
+		if err := b.cli(e, "load", "-q", "-i", filepath.Join(b.images, image+".tar")); err != nil {
+			return err
+		}
+	}
+	out, _ := b.cliOut(e, "version", "-f", "{{.Server.Version}}")
+	e.version = strings.TrimSpace(out)
+	return nil
 }
 
 func (b *bench) startWharf() error {
@@ -146,7 +160,8 @@ func (b *bench) engines() []*engine {
 }
 
 func newEngine(name, dir string) *engine {
-	e := &engine{name: name, dir: filepath.Join(dir, name)}
+	// As installed, what does not outlive the machine is on a tmpfs.
+	e := &engine{name: name, dir: filepath.Join(dir, name), run: "/run/bench-" + name}
 	e.socket = filepath.Join(e.dir, "s")
 	e.http = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -164,7 +179,7 @@ func (e *engine) start(path string, args ...string) error {
 		return err
 	}
 	defer log.Close()
-	args = append([]string{"--data-root", e.dir + "/data", "--exec-root", e.dir + "/run", "-H", "unix://" + e.socket,
+	args = append([]string{"--data-root", e.dir + "/data", "--exec-root", e.run, "-H", "unix://" + e.socket,
 		"--pidfile", e.dir + "/pid"}, args...)
 	e.cmd = exec.Command(path, args...)
 	e.cmd.Stdout, e.cmd.Stderr = log, log

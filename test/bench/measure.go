@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -67,28 +68,74 @@ func median(v []float64) float64 {
 	return v[len(v)/2]
 }
 
-// measure runs everything, or one section.
+// part is a section of the bench, in the order in which they are measured.
+type part struct {
+	name string
+	do   func(*bench) error
+	// alone: without dockerd beside it, whose rules drop what is forwarded, and
+	// where br_netfilter is, that is also what crosses other bridges.
+	alone bool
+}
+
+var parts = []part{
+	{name: "network", do: (*bench).measureNetwork, alone: true},
+	{name: "verbs", do: (*bench).measureAll},
+	{name: "scale", do: (*bench).measureScale},
+	{name: "vm", do: (*bench).measureVM},
+}
+
+func sectionNames() string {
+	var names []string
+	for _, p := range parts {
+		names = append(names, p.name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// wants reports whether a section is to be measured.
+func (b *bench) wants(name string) bool {
+	return b.section == "" || slices.Contains(strings.Split(b.section, ","), name)
+}
+
+// measure runs the sections that are wanted, as long as there is time.
 func (b *bench) measure() error {
-	switch b.section {
-	case "":
-	case "scale":
-		return b.measureScale()
-	case "network":
-		return b.measureNetwork()
-	case "vm":
-		return b.measureVM()
-	default:
-		return fmt.Errorf("no section %q: there are verbs, scale, network and vm", b.section)
+	for _, name := range strings.Split(b.section, ",") {
+		if b.section != "" && !slices.ContainsFunc(parts, func(p part) bool { return p.name == name }) {
+			return fmt.Errorf("no section %q: there are %s", name, sectionNames())
+		}
 	}
-	steps := []func() error{b.measureRun, b.measureVerbs, b.measureAPI, b.measureMemory, b.measureThroughput, b.measureLoad}
-	if !b.verbsOnly {
-		steps = append(steps, b.measureVM, b.measureScale)
+	start := time.Now()
+	var errs []error
+	for _, p := range parts {
+		if !b.wants(p.name) {
+			continue
+		}
+		if time.Since(start) > b.limit {
+			errs = append(errs, fmt.Errorf("section %s: no time left: make bench ONLY=%s", p.name, p.name))
+			continue
+		}
+		if !p.alone {
+			if err := b.startPeers(); err != nil {
+				return errors.Join(append(errs, err)...)
+			}
+		}
+		began := time.Now()
+		if err := p.do(b); err != nil {
+			errs = append(errs, fmt.Errorf("section %s: %w", p.name, err))
+		}
+		fmt.Fprintf(os.Stderr, "section %s took %s\n", p.name, time.Since(began).Round(time.Second))
 	}
-	for _, step := range steps {
+	return errors.Join(errs...)
+}
+
+// measureAll is the section verbs.
+func (b *bench) measureAll() error {
+	for _, step := range []func() error{b.measureRun, b.measureVerbs, b.measureAPI, b.measureMemory, b.measureThroughput, b.measureLoad} {
 		if err := step(); err != nil {
 			return err
 		}
 	}
+	b.whole = true
 	return nil
 }
 

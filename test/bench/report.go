@@ -34,9 +34,9 @@ func replace(page, name, text string) string {
 
 // write prints what was measured and puts it into the page.
 func (b *bench) write() error {
-	parts := [][2]string{{"main", ""}, {"network", b.networkReport()}, {"vm", b.vmReport()}, {"scale", b.scaleReport()}}
-	if b.section == "" {
-		parts[0][1] = b.report()
+	pages := [][2]string{{"main", ""}, {"network", b.networkReport()}, {"vm", b.vmReport()}, {"scale", b.scaleReport()}}
+	if b.whole {
+		pages[0][1] = b.report()
 	}
 	var page []byte
 	if b.out != "" {
@@ -46,7 +46,7 @@ func (b *bench) write() error {
 		}
 	}
 	text := string(page)
-	for _, p := range parts {
+	for _, p := range pages {
 		if p[1] != "" {
 			fmt.Print(p[1] + "\n")
 			text = replace(text, p[0], p[1])
