@@ -15,8 +15,8 @@ import (
 )
 
 // bridge has what containerd's and BuildKit's libraries tell logrus come out of
-// slog, a level lower: what is an error to a library (a client that has left)
-// is seldom one to wharf, which reports what is.
+// slog, lower: what is an error to a library (a client that has left) is seldom
+// one to wharf, which reports what is.
 var bridge = sync.OnceFunc(func() {
 	l := logrus.StandardLogger()
 	l.SetOutput(io.Discard)
@@ -55,8 +55,6 @@ func slogLevel(e *logrus.Entry) slog.Level {
 		return slog.LevelDebug
 	case e.Level <= logrus.ErrorLevel:
 		return slog.LevelWarn
-	case e.Level == logrus.WarnLevel:
-		return slog.LevelInfo
 	}
 	return slog.LevelDebug
 }

@@ -19,6 +19,8 @@ import (
 	"github.com/moby/buildkit/control"
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/util/tracing"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc"
 
 	"wharf/internal/model"
@@ -38,6 +40,10 @@ type Images interface {
 	Collect(ctx context.Context) error
 	// Settle returns when all that was recorded is safe from a power cut.
 	Settle() error
+	// Adopt makes a built image's layers ready to run, from directories with the
+	// same content by their diff ids; free is called when they are not needed
+	// any more.
+	Adopt(target ocispec.Descriptor, dirs map[digest.Digest]string, free func()) error
 	// RegistryHosts says how to speak to a registry.
 	RegistryHosts() docker.RegistryHosts
 }
@@ -71,8 +77,9 @@ type Room struct {
 	kit  *kit
 	gone bool
 
-	builds builds
-	disk   *settler
+	builds   builds
+	disk     *settler
+	adopting sync.WaitGroup // images whose layers are being taken over
 }
 
 // kit is a BuildKit that was set up.
@@ -142,6 +149,7 @@ func (r *Room) Close() error {
 	}
 	k := r.kit
 	r.kit = nil
+	r.adopting.Wait()
 	return errors.Join(k.close.Run(), r.disk.end())
 }
 

@@ -45,7 +45,8 @@ import (
 // exporter.
 type worker struct {
 	*base.Worker
-	root string
+	root  string
+	adopt func(ctx context.Context, src *exporter.Source, target ocispec.Descriptor)
 }
 
 // mobyExporter is what clients of a docker engine call "into its images".
@@ -63,11 +64,14 @@ func (w *worker) Exporter(name string, sm *session.Manager) (exporter.Exporter, 
 	if err != nil {
 		return nil, err
 	}
-	return imageExporter{e}, nil
+	return imageExporter{e, w.adopt}, nil
 }
 
 // imageExporter keeps also what has no name.
-type imageExporter struct{ exporter.Exporter }
+type imageExporter struct {
+	exporter.Exporter
+	adopt func(ctx context.Context, src *exporter.Source, target ocispec.Descriptor)
+}
 
 func (e imageExporter) Resolve(ctx context.Context, id int, attrs map[string]string) (exporter.ExporterInstance, error) {
 	attrs = maps.Clone(attrs)
@@ -88,7 +92,11 @@ func (e imageExporter) Resolve(ctx context.Context, id int, attrs map[string]str
 			attrs[string(k)] = v
 		}
 	}
-	return e.Exporter.Resolve(ctx, id, attrs)
+	i, err := e.Exporter.Resolve(ctx, id, attrs)
+	if err != nil || attrs[string(exptypes.OptKeyStore)] == "false" {
+		return i, err
+	}
+	return adoptingExport{i, e.adopt}, nil
 }
 
 func (r *Room) newWorker() (*worker, error) {
@@ -132,7 +140,7 @@ func (r *Room) newWorker() (*worker, error) {
 		_ = meta.Close()
 		return nil, err
 	}
-	return &worker{w, root}, nil
+	return &worker{w, root, r.adopt}, nil
 }
 
 // fetchBy has http sources fetched by rt.

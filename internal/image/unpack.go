@@ -279,6 +279,11 @@ func (s *Store) ensureUnpacked(ctx context.Context, img model.Image) error {
 	if err != nil {
 		return err
 	}
+	unlock, err := s.chains.lock(ctx, adopting(v.config.chain())) // a build may just be bringing them
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	u := s.newUnpacker(ctx)
 	defer u.close()
 	if err := u.unpack(v); err != nil {
