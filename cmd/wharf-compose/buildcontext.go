@@ -151,6 +151,9 @@ func isArchive(head []byte) bool {
 	case bytes.HasPrefix(head, []byte{0xfd, '7', 'z', 'X', 'Z', 0}), bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}):
 		return true
 	}
+	if len(head) >= 262 && string(head[257:262]) == "ustar" {
+		return true // also one whose first header is longer than head
+	}
 	_, err := tar.NewReader(r).Next()
 	return err == nil
 }

@@ -1,6 +1,7 @@
 package build
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"maps"
@@ -34,13 +35,9 @@ func buildDockerfile(ctx context.Context, c gateway.Client) (*gateway.Result, er
 		delete(opts, optNetwork)
 		opts[optCgroup] = onNetwork(n, opts[optCgroup])
 	}
-	classic := opts[optClassic] != ""
-	delete(opts, optClassic)
 	a := &adapted{Client: c, opts: opts}
-	if classic {
-		if err := a.ignore(ctx); err != nil {
-			return nil, err
-		}
+	if err := a.archive(ctx); err != nil {
+		return nil, err
 	}
 	return dockerfile.Build(ctx, a)
 }
@@ -92,42 +89,68 @@ func (a *adapted) Inputs(ctx context.Context) (map[string]llb.State, error) {
 	return a.Client.Inputs(ctx)
 }
 
-// ignore takes the Dockerfile and .dockerignore out of the context if
-// .dockerignore lists them. Clients apply the rest of it before they send.
-func (a *adapted) ignore(ctx context.Context) error {
+// archive prepares a context that comes by http and is an archive: BuildKit
+// does not know those that begin with a PAX header (Python's), and the classic
+// builder takes the Dockerfile and .dockerignore out if .dockerignore lists
+// them; clients apply the rest of it before they send.
+func (a *adapted) archive(ctx context.Context) error {
+	classic := a.opts[optClassic] != ""
+	delete(a.opts, optClassic)
 	st, name, ok := dockerui.DetectHTTPContext(a.opts[optContext])
 	if !ok {
 		return nil
 	}
-	whole := llb.Scratch().File(llb.Copy(*st, "/"+name, "/", &llb.CopyInfo{AttemptUnpack: true}))
-	def, err := whole.Marshal(ctx, llb.WithCaps(a.Client.BuildOpts().Caps))
+	head, err := a.file(ctx, *st, name, &gateway.FileRange{Length: 512})
 	if err != nil {
-		return err
+		return nil //nolint:nilerr // the frontend tries it again and tells
+	}
+	whole := llb.Scratch().File(llb.Copy(*st, "/"+name, "/", &llb.CopyInfo{AttemptUnpack: true}))
+	rest, changed := whole, isPAX(head)
+	if classic {
+		if gone := a.ignored(ctx, whole); len(gone) > 0 {
+			files := llb.Rm(gone[0], llb.WithAllowNotFound(true))
+			for _, f := range gone[1:] {
+				files = files.Rm(f, llb.WithAllowNotFound(true))
+			}
+			rest, changed = whole.File(files, llb.WithCustomName("[internal] .dockerignore")), true
+		}
+	}
+	if changed {
+		a.inputs = map[string]llb.State{dockerui.DefaultLocalNameContext: rest, dockerui.DefaultLocalNameDockerfile: whole}
+		delete(a.opts, optContext)
+	}
+	return nil
+}
+
+// file reads a file of a state.
+func (a *adapted) file(ctx context.Context, st llb.State, name string, part *gateway.FileRange) ([]byte, error) {
+	def, err := st.Marshal(ctx, llb.WithCaps(a.Client.BuildOpts().Caps))
+	if err != nil {
+		return nil, err
 	}
 	res, err := a.Solve(ctx, gateway.SolveRequest{Definition: def.ToPB()})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	ref, err := res.SingleRef()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	text, err := ref.ReadFile(ctx, gateway.ReadRequest{Filename: dockerui.DefaultDockerignoreName})
+	return ref.ReadFile(ctx, gateway.ReadRequest{Filename: name, Range: part})
+}
+
+// isPAX reports whether a file's first block is a PAX header of a tar.
+func isPAX(head []byte) bool {
+	return len(head) >= 263 && string(head[257:262]) == "ustar" && (head[156] == tar.TypeXHeader || head[156] == tar.TypeXGlobalHeader)
+}
+
+// ignored says what a context's .dockerignore takes out that clients leave in.
+func (a *adapted) ignored(ctx context.Context, whole llb.State) []string {
+	text, err := a.file(ctx, whole, dockerui.DefaultDockerignoreName, nil)
 	if err != nil {
-		return nil //nolint:nilerr // there is none, or it is no archive
+		return nil // there is none, or it is no archive
 	}
-	gone := ignored(text, a.opts[optDockerfile])
-	if len(gone) == 0 {
-		return nil
-	}
-	files := llb.Rm(gone[0], llb.WithAllowNotFound(true))
-	for _, f := range gone[1:] {
-		files = files.Rm(f, llb.WithAllowNotFound(true))
-	}
-	rest := whole.File(files, llb.WithCustomName("[internal] .dockerignore"))
-	a.inputs = map[string]llb.State{dockerui.DefaultLocalNameContext: rest, dockerui.DefaultLocalNameDockerfile: whole}
-	delete(a.opts, optContext)
-	return nil
+	return ignored(text, a.opts[optDockerfile])
 }
 
 // ignored says which of the Dockerfile and .dockerignore a .dockerignore

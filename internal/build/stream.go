@@ -71,6 +71,10 @@ func (s *stream) status(st *client.SolveStatus) {
 		}
 	}
 	for _, l := range st.Logs {
+		if l.Stream == int(model.Stderr) {
+			s.say("\x1b[91m%s\x1b[0m", l.Data) // red, as the classic builder has it
+			continue
+		}
 		s.say("%s", l.Data)
 	}
 	for _, w := range st.Warnings {

@@ -1,6 +1,8 @@
 package build
 
 import (
+	"archive/tar"
+	"bytes"
 	"context"
 	"io"
 	"net/http"
@@ -107,5 +109,22 @@ func TestTracedExports(t *testing.T) {
 	}
 	if got, err := tracedExports(model.BuildRequest{Outputs: out("cacheonly")}); err != nil || len(got) != 0 {
 		t.Errorf("cacheonly: %v %v", got, err)
+	}
+}
+
+func TestIsPAX(t *testing.T) {
+	head := func(h tar.Header) []byte {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		if err := w.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+		return b.Bytes()[:512]
+	}
+	if !isPAX(head(tar.Header{Name: "a", Format: tar.FormatPAX, ModTime: time.Unix(1, 5)})) {
+		t.Error("a PAX header is not known")
+	}
+	if isPAX(head(tar.Header{Name: "a", Format: tar.FormatUSTAR})) || isPAX([]byte("FROM scratch\n")) {
+		t.Error("all is PAX")
 	}
 }
