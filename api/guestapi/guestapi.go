@@ -1,6 +1,6 @@
 // Package guestapi is what the host (wharf-vmm) and wharf-guest, PID 1 of a
-// microVM, say to each other: data and its framing, nothing else. It imports
-// nothing of ours, so that both ends and the tests can use it.
+// microVM, say to each other: data in the frames of package frame, nothing
+// else, so that both ends and the tests can use it.
 //
 // # Channel
 //
@@ -23,8 +23,7 @@
 //
 // # Frames
 //
-// As in monitorapi: a type byte, three zero bytes, the payload's length as 32
-// bits big-endian, and the payload; JSON for control types, raw bytes for data.
+// Those of package frame, as in monitorapi.
 //
 // # Trust
 //
@@ -66,9 +65,6 @@ const (
 	CgroupPath = "wharf/main" // the container's cgroup below CgroupRoot
 )
 
-// Type is a frame's type byte.
-type Type byte
-
 // Frames of streams. Stdout, Stderr and Data's answers flow from the guest,
 // Stdin, CloseStdin, Resize and Signal to it. ExitFrame and Error end a stream.
 const (
@@ -87,15 +83,6 @@ const (
 const (
 	RequestFrame Type = 20 // Request
 	ReplyFrame   Type = 21 // Reply
-)
-
-// Sizes. Control payloads hold a whole prepared container (seccomp program,
-// mounts, environment) or a list of changed files; data frames are cut by the
-// sender.
-const (
-	HeaderLen  = 8
-	MaxControl = 16 << 20
-	MaxData    = 32 << 10
 )
 
 // Op is what a Request asks for.

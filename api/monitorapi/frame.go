@@ -1,126 +1,56 @@
 package monitorapi
 
 import (
-	"encoding/binary"
-	"errors"
-	"fmt"
 	"io"
 
-	"wharf/internal/lean"
+	"wharf/api/frame"
+)
+
+// Type is a frame's type byte.
+type Type = frame.Type
+
+// Sizes, as package frame says them.
+const (
+	HeaderLen  = frame.HeaderLen
+	MaxControl = frame.MaxControl
+	MaxData    = frame.MaxData
 )
 
 // ErrFrame is a frame that breaks the rules: the connection is of no more use.
-var ErrFrame = errors.New("malformed frame")
+var ErrFrame = frame.ErrMalformed
 
-// PutHeader writes the header of a frame with n bytes of payload into b,
-// which has room for HeaderLen bytes.
-func PutHeader(b []byte, t Type, n int) {
-	_ = b[HeaderLen-1]
-	b[0], b[1], b[2], b[3] = byte(t), 0, 0, 0
-	binary.BigEndian.PutUint32(b[4:], uint32(n))
-}
+// PutHeader writes the header of a frame with n bytes of payload into b.
+func PutHeader(b []byte, t Type, n int) { frame.PutHeader(b, t, n) }
 
-// ParseHeader reads a header. Data frames may hold at most MaxControl bytes
-// too: who reads them passes its own buffer.
-func ParseHeader(b []byte) (Type, int, error) {
-	if len(b) < HeaderLen {
-		return 0, 0, fmt.Errorf("%w: header of %d bytes", ErrFrame, len(b))
-	}
-	n := binary.BigEndian.Uint32(b[4:])
-	if b[1]|b[2]|b[3] != 0 || n > MaxControl {
-		return 0, 0, fmt.Errorf("%w: type %d, length %d", ErrFrame, b[0], n)
-	}
-	return Type(b[0]), int(n), nil
-}
+// ParseHeader reads a header.
+func ParseHeader(b []byte) (Type, int, error) { return frame.ParseHeader(b) }
 
 // Write sends one frame by one call of w.Write.
-func Write(w io.Writer, t Type, payload []byte) error {
-	b := make([]byte, HeaderLen, HeaderLen+len(payload))
-	PutHeader(b, t, len(payload))
-	_, err := w.Write(append(b, payload...))
-	return err
-}
+func Write(w io.Writer, t Type, payload []byte) error { return frame.Write(w, t, payload) }
 
 // WriteJSON sends v as one control frame.
-func WriteJSON(w io.Writer, t Type, v any) error {
-	p, err := lean.Marshal(v)
-	if err != nil {
-		return err
-	}
-	if len(p) > MaxControl {
-		return fmt.Errorf("%w: %d bytes of control data, at most %d", ErrFrame, len(p), MaxControl)
-	}
-	return Write(w, t, p)
-}
+func WriteJSON(w io.Writer, t Type, v any) error { return frame.WriteJSON(w, t, v) }
 
-// Reader reads frames from R into a buffer of its own.
+// Frame returns a whole control frame.
+func Frame(t Type, payload []byte) ([]byte, error) { return frame.Whole(t, payload) }
+
+// Reader reads frames from R; Max bounds their payload, 0 is MaxControl.
 type Reader struct {
 	R   io.Reader
-	hdr [HeaderLen]byte
-	buf []byte
+	Max int
+	f   frame.Reader
 }
 
 // Next returns the next frame. The payload is valid until the next call.
 // io.EOF: the other end closed between two frames.
 func (r *Reader) Next() (Type, []byte, error) {
-	if _, err := io.ReadFull(r.R, r.hdr[:]); err != nil {
-		return 0, nil, err
-	}
-	t, n, err := ParseHeader(r.hdr[:])
-	if err != nil {
-		return 0, nil, err
-	}
-	// Grown as bytes arrive, so that a header alone cannot claim memory.
-	const step = 64 << 10
-	r.buf = r.buf[:0]
-	for len(r.buf) < n {
-		m := min(n-len(r.buf), step)
-		if cap(r.buf)-len(r.buf) < m {
-			grown := make([]byte, len(r.buf), max(2*cap(r.buf), len(r.buf)+m))
-			copy(grown, r.buf)
-			r.buf = grown
-		}
-		part := r.buf[len(r.buf) : len(r.buf)+m]
-		if _, err := io.ReadFull(r.R, part); err != nil {
-			if errors.Is(err, io.EOF) {
-				err = io.ErrUnexpectedEOF
-			}
-			return 0, nil, err
-		}
-		r.buf = r.buf[:len(r.buf)+m]
-	}
-	return t, r.buf, nil
+	r.f.R, r.f.Max = r.R, r.Max
+	return r.f.Next()
 }
 
 // Expect reads the next frame, which has to be of type want, into v. A Failed
 // frame is returned as *Failed.
 func (r *Reader) Expect(want Type, v any) error {
-	t, p, err := r.Next()
-	if err != nil {
-		return err
-	}
-	switch t {
-	case want:
-		if err := lean.Unmarshal(p, v); err != nil {
-			return fmt.Errorf("%w: type %d: %v", ErrFrame, t, err)
-		}
-		return nil
-	case Error:
-		f := new(Failed)
-		if err := lean.Unmarshal(p, f); err != nil {
-			return fmt.Errorf("%w: error frame: %v", ErrFrame, err)
-		}
-		return f
-	}
-	return fmt.Errorf("%w: type %d where %d was due", ErrFrame, t, want)
-}
-
-// Frame returns a whole control frame.
-func Frame(t Type, payload []byte) ([]byte, error) {
-	if len(payload) > MaxControl {
-		return nil, fmt.Errorf("%w: %d bytes of control data, at most %d", ErrFrame, len(payload), MaxControl)
-	}
-	b := make([]byte, HeaderLen, HeaderLen+len(payload))
-	PutHeader(b, t, len(payload))
-	return append(b, payload...), nil
+	r.f.R, r.f.Max = r.R, r.Max
+	return r.f.Expect(want, v, Error, new(Failed))
 }

@@ -1,6 +1,6 @@
 // Package monitorapi is what wharfd and wharf-monitor say to each other: data
-// and its framing, nothing else. It imports nothing of ours, so that both ends
-// and the tests can use it.
+// in the frames of package frame, nothing else, so that both ends and the tests
+// can use it.
 //
 // # Two sockets
 //
@@ -44,9 +44,6 @@ const (
 	ExitName   = "exit" // JSON of Exit, written once, by rename
 )
 
-// Type is a frame's type byte.
-type Type byte
-
 // Frames of streams. Stdout and Stderr flow from the monitor, the others to
 // it, Exit and Failed end a stream.
 const (
@@ -67,14 +64,6 @@ const (
 	GoFrame      Type = 18 // no payload; what a Start with Hold waits for
 	RequestFrame Type = 20 // Request
 	ReplyFrame   Type = 21 // Reply
-)
-
-// Sizes. Control payloads hold a whole prepared container (seccomp program,
-// mounts, environment); data frames are cut by the sender.
-const (
-	HeaderLen  = 8
-	MaxControl = 16 << 20
-	MaxData    = 32 << 10
 )
 
 // Start asks a new monitor to start its container.
