@@ -2,12 +2,12 @@
 # `make test`: everything, on a machine that may have nothing yet. Says how long
 # each part took; the last line counts. Ends with 1 when anything failed.
 #
-#   test/run.sh [PART...]     parts: check unit e2e; all without arguments
+#   test/run.sh [PART...]     parts: check unit vmtest e2e; all without arguments
 set -uo pipefail
 cd "$(dirname "$0")/.."
 GO=${GO:-go}
 export GO CGO_ENABLED=0
-parts=${*:-check unit e2e}
+parts=${*:-check unit vmtest e2e}
 counts=$(mktemp -u)
 trap 'rm -f "$counts"' EXIT
 status=0
@@ -40,6 +40,8 @@ for p in $parts; do
 	case $p in
 	check) part check single bash test/check.sh --no-unit ;;
 	unit) part "unit and root tests" tests -timeout 15m ./internal/... ./api/... ./cmd/... ./test/mkimage/... ./test/tally/... ;;
+	# Another kernel, cgroup v2: two to three minutes of emulation.
+	vmtest) part "vmtest" single "$GO" run ./test/vmtest ;;
 	e2e)
 		# Outside the tests' network namespace: they come from Debian's mirror.
 		part "images" bash test/images.sh example
@@ -47,7 +49,7 @@ for p in $parts; do
 		part "end to end" tests -timeout 30m -count=1 -parallel 4 ./test/e2e/...
 		part "demo" single bash test/demo.sh
 		;;
-	*) echo "no part $p: check unit e2e" >&2; exit 2 ;;
+	*) echo "no part $p: check unit vmtest e2e" >&2; exit 2 ;;
 	esac
 done
 

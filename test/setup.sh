@@ -30,6 +30,7 @@ mkfs.ext4:e2fsprogs:their disks
 '
 test_needs='
 skopeo:skopeo:reads and writes images as others do
+mkfs.xfs:xfsprogs:a disk with quotas for make vmtest
 '
 bench_needs='
 iptables:iptables:dockerd calls it
@@ -56,6 +57,7 @@ KERNEL=${WHARF_KERNEL:-/usr/lib/wharf/kernel}
 have_kernel() {
 	local f
 	for f in /boot/vmlinuz-*-cloud-* "$KERNEL"/boot/vmlinuz-*; do
+		[ "${f#"$KERNEL"}" = "$f" ] || [ -n "$(find "$KERNEL" -name xfs.ko -print -quit)" ] || continue # from before make vmtest
 		[ -e "$f" ] && { [ -z "${WHARF_KERNEL:-}" ] || [ "${f#"$KERNEL"}" != "$f" ]; } && return 0
 	done
 	return 1
@@ -72,7 +74,7 @@ unpack_kernel() {
 	dpkg-deb --fsys-tarfile "$tmp"/*.deb | tar -x -C "$KERNEL" --wildcards --no-anchored \
 		'vmlinuz-*' modules.builtin 'kernel/fs/erofs/*' 'kernel/fs/fuse/*' 'kernel/fs/overlayfs/*' 'kernel/fs/ext4/*' 'kernel/lib/*' \
 		'kernel/drivers/virtio/*' 'kernel/drivers/block/virtio*' 'kernel/drivers/net/virtio*' 'kernel/drivers/net/net_failover*' \
-		'kernel/net/core/*' 'kernel/drivers/char/*' 2>/dev/null || true
+		'kernel/net/core/*' 'kernel/drivers/char/*' 'kernel/fs/xfs/*' 'kernel/fs/quota/*' 2>/dev/null || true
 	ls "$KERNEL"/boot/vmlinuz-* "$KERNEL"/*/modules/*/modules.builtin >/dev/null
 	rm -rf "$tmp"
 }
