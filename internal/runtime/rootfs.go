@@ -205,22 +205,23 @@ func (m *rootMaker) overlay(r *Root) (int, error) {
 	}
 	n := len(r.Lower)
 	var mnt int
-	mount := func(lower func(int, []string) error) func() error {
-		return func() (err error) {
+	mount := func(lower func(int, []string) error) error {
+		return m.asRoot(func() (err error) {
 			mnt, err = mountOverlay(lower, paths[:n], paths[n:], m.label)
 			return err
-		}
-	}
-	err = m.asRoot(mount(lowerOneByOne))
-	// A kernel whose overlay has not the new interface at all (before Linux
-	// 6.5) takes any option and refuses the whole at the end.
-	if errors.Is(err, errOneByOne) || errors.Is(err, unix.EINVAL) {
-		err = atFDs(m.clones, func() error {
-			if m.asRoot(mount(lowerOneByOne)) == nil {
-				return nil
-			}
-			return m.asRoot(mount(lowerAtOnce))
 		})
+	}
+	ways := []func() error{
+		func() error { return mount(lowerOneByOne) },
+		func() error { return atFDs(m.clones, func() error { return mount(lowerOneByOne) }) },
+		func() error { return atFDs(m.clones, func() error { return mount(lowerAtOnce) }) },
+	}
+	for _, way := range ways[overlayWay(len(m.clones) > 0):] {
+		// A kernel whose overlay has not the new interface at all (before Linux
+		// 6.5) takes any option and refuses the whole at the end.
+		if err = way(); !errors.Is(err, errOneByOne) && !errors.Is(err, unix.EINVAL) {
+			break
+		}
 	}
 	if err != nil {
 		return -1, fmt.Errorf("mount overlay of %d layers (upper %q): %w", n, r.Upper, err)

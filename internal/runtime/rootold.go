@@ -3,9 +3,39 @@ package runtime
 import (
 	"fmt"
 	"runtime"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
+
+// overlayWay is the first of the three ways of overlay that this kernel knows;
+// it logs each option that it does not. detached: layers are on mounts that
+// are attached nowhere.
+func overlayWay(detached bool) int {
+	switch v := kernelVersion(); {
+	case v < version(6, 8): // no "lowerdir+"
+		return 2
+	case v < version(6, 15) && detached:
+		return 1
+	}
+	return 0
+}
+
+// kernelVersion is that of the running kernel; one that cannot be read counts
+// as new.
+var kernelVersion = sync.OnceValue(func() int {
+	var u unix.Utsname
+	var major, minor int
+	if unix.Uname(&u) != nil {
+		return version(99, 0)
+	}
+	if n, _ := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor); n != 2 {
+		return version(99, 0)
+	}
+	return version(major, minor)
+})
+
+func version(major, minor int) int { return major<<16 | minor }
 
 // atFDs runs f on a thread of its own whose working directory is
 // /proc/self/fd, and with clones in a mount namespace of its own in which

@@ -133,7 +133,8 @@ func (g *Group) freezer(freeze bool) error {
 	return fmt.Errorf("pause: this machine has no freezer cgroup: %w", errdefs.ErrNotImplemented)
 }
 
-const freezeTime = 2 * time.Second
+// freezeTime is for a machine under load, where processes are slow to notice.
+const freezeTime = 10 * time.Second
 
 func (g *Group) freeze1(dir string, freeze bool) error {
 	want := "THAWED"
