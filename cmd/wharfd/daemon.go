@@ -70,6 +70,7 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	}
 	d.rooms.volumes.LeftPaused(func(id string) { _ = d.rooms.engine.Unpause(ctx, id) }) // gone, or not paused: fine
 	d.rooms.loadBase(ctx, d.cfg)
+	d.rooms.images.SetAutoRemoval(autoRemoval(d.cfg))
 
 	srv := dockerapi.NewServer(d.rooms.handler())
 	failed := d.serve(srv, listeners)

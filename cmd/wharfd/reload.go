@@ -32,6 +32,7 @@ func (d *daemon) reload(ctx context.Context) {
 	setLevel(d.level, taken)
 	d.rooms.images.Reconfigure(taken.InsecureRegistries, taken.RegistryMirrors, taken.MaxConcurrentDownloads, taken.MaxConcurrentUploads)
 	d.rooms.images.SetTrust(taken.Trust)
+	d.rooms.images.SetAutoRemoval(autoRemoval(taken))
 	d.rooms.engine.SetTrash(trashBounds(taken))
 	d.live.Store(taken)
 	attrs := taken.Text()

@@ -4,6 +4,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"wharf/internal/config"
+	"wharf/internal/image"
 	"wharf/internal/lifecycle"
 )
 
@@ -18,6 +19,12 @@ func trashBounds(c *config.Config) lifecycle.TrashBounds {
 	age, _ := c.TrashAge() // checked when it was read
 	limit, free, _ := c.TrashSizes(disk)
 	return lifecycle.TrashBounds{MaxAge: age, MaxSize: limit, MaxCount: c.TrashMaxCount, MinFree: free}
+}
+
+// autoRemoval is when images go by themselves.
+func autoRemoval(c *config.Config) image.AutoRemoval {
+	age, _ := c.ImageAge() // checked when it was read
+	return image.AutoRemoval{Age: age, Mark: c.ImageMark}
 }
 
 // trashed is told that a volume came into the trash; the engine bounds it.

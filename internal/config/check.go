@@ -21,7 +21,7 @@ const DefaultHost = "unix:///run/wharf.sock"
 
 // check fills in what follows from other options and refuses what cannot be.
 func (c *Config) check() error {
-	for _, step := range []func() error{c.checkPaths, c.checkHosts, c.checkLogs, c.checkNetwork, c.checkContainers, c.checkRegistries, c.checkTrash, c.checkVM, c.checkBuilder, c.checkRest} {
+	for _, step := range []func() error{c.checkPaths, c.checkHosts, c.checkLogs, c.checkNetwork, c.checkContainers, c.checkRegistries, c.checkImageGC, c.checkTrash, c.checkVM, c.checkBuilder, c.checkRest} {
 		if err := step(); err != nil {
 			return err
 		}

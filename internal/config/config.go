@@ -86,6 +86,8 @@ type Config struct {
 	MaxConcurrentDownloads int      `json:"max-concurrent-downloads" flag:"max-concurrent-downloads" help:"layers that a pull fetches at once" reload:"yes"`
 	MaxConcurrentUploads   int      `json:"max-concurrent-uploads" flag:"max-concurrent-uploads" help:"layers that a push sends at once" reload:"yes"`
 	CertsDir               string   `json:"certs-dir" flag:"certs-dir" help:"directory of registries' certificates"`
+	ImageGCAge             string   `json:"image-gc-age" flag:"image-gc-age" help:"images that no container used for so long (720h) go when the disk is past the mark; 0, the default, keeps them" reload:"yes"`
+	ImageGCMark            string   `json:"image-gc-mark" flag:"image-gc-mark" help:"how full the file system may be before they go: a part of it (85%), or bytes in use" reload:"yes"`
 	TrustPolicy            string   `json:"trust-policy" flag:"trust-policy" help:"file that says whose signatures images must have: docs/shipping.md" reload:"yes"`
 	HTTPProxy              string   `json:"http-proxy" flag:"http-proxy" help:"proxy for registries"`
 	HTTPSProxy             string   `json:"https-proxy" flag:"https-proxy" help:"proxy for registries"`
@@ -141,7 +143,7 @@ func Default() *Config {
 		ICC: true, IPMasq: true, IPForward: true, IPTables: true, UserlandProxy: true,
 		DefaultShmSize: 64 << 20, DefaultIpcMode: "private", DefaultRuntime: "wharf", CgroupParent: "/wharf",
 		CDISpecDirs: []string{"/etc/cdi", "/var/run/cdi"},
-		IDBase:      1_000_000, MaxConcurrentDownloads: 3, MaxConcurrentUploads: 5,
+		IDBase:      1_000_000, MaxConcurrentDownloads: 3, MaxConcurrentUploads: 5, ImageGCAge: "0", ImageGCMark: "85%",
 		DefaultIsolation: "container", VM: true, VMTemplates: true, VMAccelerator: "auto", VMMemory: 512 << 20,
 		TrashMaxAge: "24h", TrashMaxSize: "10%", TrashMaxCount: 1000, TrashMinFree: "2%",
 		ShutdownTimeout: 15, LiveRestore: true,

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -74,6 +75,7 @@ func (s *Store) Prepare(ctx context.Context, id model.ID, img model.Image) error
 	if err != nil {
 		return fmt.Errorf("prepare container %s: %w", id.Short(), err)
 	}
+	s.auto.note(time.Now(), img.ID, img.Manifest.Digest)
 	return nil
 }
 

@@ -104,6 +104,7 @@ type Store struct {
 	settings  atomic.Pointer[settings]
 	policy    atomic.Pointer[trust.Policy]
 	vouched   vouched
+	auto      autoRemoval
 
 	names sync.Mutex // one change of names at a time
 	disks sync.Mutex // one EROFS image is made at a time
@@ -263,6 +264,7 @@ func (s *Store) openError(path string, err error) error {
 
 // Close ends the room. Containers' layers stay.
 func (s *Store) Close() error {
+	s.auto.end()
 	s.trash.close()
 	return errors.Join(s.mounts.close(), s.db.Close(), s.layers.Close())
 }

@@ -1,0 +1,70 @@
+package e2e
+
+import (
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestImageGC: on a disk that fills, what no container uses goes by itself.
+func TestImageGC(t *testing.T) {
+	if notHere != "" {
+		t.Skip(notHere)
+	}
+	skipOnMachines(t)
+	t.Parallel()
+	d, err := newDaemon("small", "--bridge", "none", "--image-gc-age", "2s", "--image-gc-mark", "1m", "--trash-max-age", "1h")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(d.data(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", d.data(), "tmpfs", 0, "size=64m,mode=0700"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		err := d.endKeeping(func() { _ = unix.Unmount(d.data(), unix.MNT_DETACH) })
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	if err := d.start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.load("busybox"); err != nil {
+		t.Fatal(err)
+	}
+	s := sceneOn(t, d)
+	stopped, gone := s.image("stopped"), s.image("gone")
+	for _, ref := range []string{stopped, gone} {
+		grown(s, "busybox", ref, strings.TrimPrefix(ref, s.label))
+	}
+	id := s.ok("create", "--network", "none", stopped, "true")
+	s.ok("create", "--name", s.name("thrown"), "busybox", "true")
+	s.ok("rm", s.name("thrown")) // into the trash
+	big := s.image("big")
+	cid := s.ok("create", "busybox", "true")
+	file := t.TempDir() + "/zeros"
+	if err := os.WriteFile(file, make([]byte, 8<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.ok("cp", file, cid+":/zeros")
+	s.ok("commit", cid, big)
+	s.ok("rm", cid)
+	for end := time.Now().Add(60 * time.Second); s.docker("image", "inspect", big).Code == 0 || s.docker("image", "inspect", gone).Code == 0; {
+		if time.Now().After(end) {
+			t.Fatal("they stay")
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	s.ok("image", "inspect", stopped)
+	s.ok("start", id)
+	s.contains("log", d.log(1<<20), "image removed by itself: the disk is past image-gc-mark")
+	if r := s.wharf("trash", "restore", s.name("thrown")); r.Code != 0 {
+		t.Error(r)
+	}
+}
