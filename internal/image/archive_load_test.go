@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -321,7 +322,8 @@ func TestHostileLayers(t *testing.T) {
 		"redirect":     {{name: "d", kind: tar.TypeDir, mode: 0o755, pax: map[string]string{"SCHILY.xattr.trusted.overlay.redirect": "/etc"}}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			ts := open(t, t.TempDir())
+			root := t.TempDir()
+			ts := open(t, root)
 			img := testImage{layers: [][]byte{tarOf(t, fs...)}}
 			err := ts.Load(t.Context(), bytes.NewReader(img.dockerTar(t, "x:1")), nil, false, nil)
 			b, rerr := os.ReadFile(outside)
@@ -329,9 +331,15 @@ func TestHostileLayers(t *testing.T) {
 				t.Fatalf("the file outside was touched: %q %v (load: %v)", b, rerr, err)
 			}
 			st, _ := os.Lstat(outside)
-			if st.Mode().Perm() != 0o644 {
-				t.Error("mode outside changed")
+			if st.Mode().Perm() != 0o644 || st.Sys().(*syscall.Stat_t).Nlink != 1 {
+				t.Error("mode or links outside changed")
 			}
+			must(t, filepath.WalkDir(root, func(p string, _ os.DirEntry, err error) error {
+				if n, e := unix.Lgetxattr(p, "trusted.overlay.redirect", nil); e == nil {
+					t.Errorf("%s has a redirection of %d bytes", p, n)
+				}
+				return err
+			}))
 		})
 	}
 }
