@@ -85,7 +85,7 @@ func (h *hardware) command() (args []string, files []vmmapi.File) {
 	if h.accel == "kvm" {
 		add("-accel", "kvm", "-cpu", "host")
 	} else {
-		add("-accel", "tcg,thread=multi", "-cpu", "max")
+		add("-accel", "tcg,thread=multi,tb-size=128", "-cpu", "max")
 	}
 	add("-kernel", h.kernel, "-initrd", h.initrd, "-append", h.commandLine)
 

@@ -16,6 +16,19 @@ type Line struct {
 	Extra string
 }
 
+// emulated is for a kernel whose instructions are translated one after the
+// other before they run for the first time: what a start runs through counts,
+// more than how often. There is no processor whose speculation could be abused.
+var emulated = []string{
+	"tsc=reliable", // it is the host's: no watchdog that takes it away on a busy host, and leaves the guest without a clock
+	"mitigations=off",
+	"lsm=landlock,yama",
+	"psi=0",
+	"init_on_alloc=0",
+	"nowatchdog",
+	"randomize_kstack_offset=off",
+}
+
 // CommandLine is the kernel's command line.
 func CommandLine(l Line) string {
 	words := []string{
@@ -35,6 +48,7 @@ func CommandLine(l Line) string {
 	}
 	if l.TSCKHz > 0 {
 		words = append(words, "tsc_early_khz="+strconv.Itoa(l.TSCKHz))
+		words = append(words, emulated...)
 	}
 	if l.Debug {
 		words = append(words, "loglevel=7")
