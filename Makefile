@@ -16,7 +16,7 @@ LDFLAGS  = -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 export CGO_ENABLED = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build kernel vmtest-kvm check unit test vmtest example demo bench images install uninstall clean cross setup fmt go-version
+.PHONY: help build kernel vmtest-kvm check unit test vmtest e2e-vm example demo bench images install uninstall clean cross setup fmt go-version
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -48,6 +48,9 @@ setup: ## install by apt what tests and demo need (root)
 
 test: go-version ## everything: check, root and end-to-end tests (root)
 	@GO="$(GO)" bash test/run.sh
+
+e2e-vm: go-version ## the end-to-end cases of containers once more, in virtual machines; ONLY=regexp, ONLY=short (root; half an hour without KVM)
+	@GO="$(GO)" bash test/e2e-vm.sh $(if $(ONLY),'$(ONLY)')
 
 example: go-version ## the Compose project in examples/shop from up to down, with a daemon of its own (root)
 	@GO="$(GO)" bash test/example.sh

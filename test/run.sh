@@ -47,6 +47,7 @@ for p in $parts; do
 		part "images" bash test/images.sh example
 		# The parallel tests mostly wait; four at once keep two cores busy.
 		part "end to end" tests -timeout 30m -count=1 -parallel 4 ./test/e2e/...
+		COUNTS=$counts part "the same in virtual machines, a part" bash test/e2e-vm.sh short
 		part "demo" single bash test/demo.sh
 		;;
 	*) echo "no part $p: check unit vmtest e2e" >&2; exit 2 ;;
