@@ -19,7 +19,7 @@ export CGO_ENABLED = 0
 .PHONY: help build kernel vmtest-kvm check unit test vmtest e2e-vm example demo bench images install uninstall clean cross setup fmt go-version
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 go-version:
 	@GO="$(GO)" sh test/go-version.sh
