@@ -175,15 +175,19 @@ func TestMounts(t *testing.T) {
 func TestSymlinkOut(t *testing.T) {
 	needRoot(t)
 	for _, to := range []string{"../../../../../..", ""} { // and an absolute one
-		symlinkOut(t, to)
+		symlinkOut(t, to, "/made")
+		symlinkOut(t, to, "/there")
 	}
 }
 
-func symlinkOut(t *testing.T, to string) {
+func symlinkOut(t *testing.T, to, name string) {
 	out := t.TempDir()
+	if err := os.Mkdir(out+"/there", 0o755); err != nil {
+		t.Fatal(err)
+	}
 	b := bundle(t, "sh", "-c", "ls /evil/ | grep inside; readlink /evil")
 	b.IDs = model.IDRange{} // whom nothing else keeps from the host's files
-	if err := os.Symlink(to+out+"/made", filepath.Join(b.Rootfs.Lower[0], "evil")); err != nil {
+	if err := os.Symlink(to+out+name, filepath.Join(b.Rootfs.Lower[0], "evil")); err != nil {
 		t.Fatal(err)
 	}
 	src := t.TempDir()
