@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"os"
 	"strings"
 )
 
@@ -25,6 +26,14 @@ func (c *Config) checkVM() error {
 	}
 	if !c.VM && c.DefaultIsolation == "vm" {
 		return fmt.Errorf("default-isolation is vm, and vm is off: they contradict each other")
+	}
+	for key, path := range map[string]string{"vm-kernel": c.VMKernel, "vm-modules": c.VMModules, "vm-qemu": c.VMQemu, "vm-virtiofsd": c.VMVirtiofsd} {
+		if path == "" || !c.VM {
+			continue
+		}
+		if _, err := os.Stat(path); err != nil {
+			return fmt.Errorf("invalid %s: %w", key, err)
+		}
 	}
 	if c.VMHolder == "" {
 		c.VMHolder = besides("wharf-vmm", "/usr/libexec/wharf/wharf-vmm")

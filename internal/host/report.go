@@ -206,13 +206,8 @@ func reportLimits(f Facts) []Item {
 }
 
 func reportRest(f Facts) []Item {
-	kvm := item("KVM", f.KVM, "", "microVMs are emulated: correct, but slow to start and run", "turn on virtualisation in the firmware or the outer hypervisor")
-	if f.KVM {
-		kvm.Detail = "/dev/kvm answers; whether a guest runs is tried when the first microVM starts"
-	}
+	// What virtual machines need is said by who runs them (cmd/wharfd).
 	return []Item{
-		optional(kvm),
-		optional(item("QEMU", f.QEMU != "", f.QEMU, "no microVMs", "apt-get install qemu-system-x86")),
 		optional(item("systemd", f.Systemd, "", "the daemon is not started or watched by systemd here", "")),
 		optional(item("journald", f.Journald, "", "--log-driver journald is refused", "")),
 		optional(item("foreign binaries", len(f.Binfmt) > 0, strings.Join(f.Binfmt, " "), "images of other architectures do not run", "apt-get install qemu-user-static binfmt-support")),
