@@ -80,6 +80,39 @@ if ! fresh debian; then
 	done_ debian
 fi
 
+# For builds: Debian's Go on Debian, and a repository of a few packages to
+# install in a RUN step. .debs come from where the host's apt gets its own.
+debs() { # DIR PACKAGE...
+	local dir=$1
+	shift
+	mkdir -p "$dir"
+	chmod 755 "$tmp" "$dir"
+	(cd "$dir" && apt-get -qq -o APT::Sandbox::User=root download "$@") >&2
+}
+if [ "$what" != demo ] && [ ! -s "$WHARF_IMAGES/golang.layer.tar" ]; then
+	echo "images: fetching Debian's Go (80 MB; once)" >&2
+	debs "$tmp/go" golang-go golang-src golang-1.19-go golang-1.19-src
+	for v in "$tmp"/go/*.deb; do dpkg-deb -x "$v" "$tmp/goroot"; done
+	# Without what only the toolchain's own authors build.
+	rm -rf "$tmp"/goroot/usr/share/{doc,man,lintian} "$tmp"/goroot/usr/share/go-1.19/{test,api,src/cmd} \
+		"$tmp"/goroot/usr/lib/go-1.19/pkg/*/cmd "$tmp"/goroot/usr/lib/go-1.19/pkg/tool/*/{trace,pprof,vet,cover,doc,test2json,objdump,fix,nm,addr2line}
+	tar -C "$tmp/goroot" --sort=name --owner=0 --group=0 --numeric-owner -cf "$WHARF_IMAGES/golang.tmp.tar" .
+	mv "$WHARF_IMAGES/golang.tmp.tar" "$WHARF_IMAGES/golang.layer.tar"
+fi
+if [ "$what" != demo ] && ! fresh golang; then
+	"$mkimage" -o "$WHARF_IMAGES/golang.tar" -layer "$WHARF_IMAGES/debian.rootfs.tar" -layer "$WHARF_IMAGES/golang.layer.tar" -cmd bash golang:bookworm
+	done_ golang
+fi
+if [ "$what" != demo ] && [ ! -s "$WHARF_IMAGES/debs/Packages" ]; then
+	debs "$tmp/debs" jq libjq1 libonig5
+	for v in "$tmp"/debs/*.deb; do
+		dpkg-deb -f "$v"
+		printf 'Filename: ./%s\nSize: %s\nSHA256: %s\n\n' "${v##*/}" "$(stat -c %s "$v")" "$(sha256sum <"$v" | cut -d' ' -f1)"
+	done >"$tmp/debs/Packages"
+	rm -rf "$WHARF_IMAGES/debs"
+	cp -r "$tmp/debs" "$WHARF_IMAGES/debs"
+fi
+
 # examples/shop: one root with the packages of three services, three small
 # layers on it, and the Go service on nothing at all, twice.
 shop() {

@@ -40,7 +40,7 @@ func openBuilds(c *config.Config, images *image.Store, engine *lifecycle.Engine,
 	}
 	may := c.Builder.Entitlements
 	return build.New(build.Options{
-		Root: filepath.Join(c.DataRoot, "build"), Namespace: image.Namespace, Images: images, Steps: engine, Version: release(), GC: gc, HostGateway: host,
+		Root: filepath.Join(c.DataRoot, "build"), Namespace: image.Namespace, Images: images, Steps: engine, Version: release(), GC: gc, HostGateway: host, Temp: filepath.Join(c.DataRoot, "tmp"),
 		Insecure: may.SecurityInsecure != nil && *may.SecurityInsecure, NoHostNetwork: may.NetworkHost != nil && !*may.NetworkHost,
 	})
 }

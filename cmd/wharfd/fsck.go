@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"strconv"
@@ -12,8 +13,19 @@ import (
 // checks are the rooms that fsck asks, beside lifecycle and the drivers.
 func (r *rooms) checks() map[string]lifecycle.Checker {
 	return map[string]lifecycle.Checker{
-		"record": r.records, "image": r.images, "network": r.networks, "volume": r.volumes,
+		"record": r.records, "image": r.images, "network": r.networks, "volume": r.volumes, "build": buildCheck{r},
 	}
+}
+
+// buildCheck asks the build room, which comes after lifecycle.
+type buildCheck struct{ *rooms }
+
+func (c buildCheck) Fsck(ctx context.Context, records []model.Container) ([]model.Finding, error) {
+	return c.builds.Fsck(ctx, records)
+}
+
+func (c buildCheck) Repair(ctx context.Context, f model.Finding) error {
+	return c.builds.Repair(ctx, f)
 }
 
 // fsckRoute adds the examination: GET looks, POST ?repair=1 repairs too.

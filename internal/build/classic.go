@@ -58,6 +58,8 @@ func (r *Room) Build(ctx context.Context, q model.BuildRequest, body io.Reader, 
 	if q.Squash {
 		return cerrdefs.ErrNotImplemented.WithMessage("squash: BuildKit squashes nothing; use a multi-stage build with COPY --from")
 	}
+	r.busy.Add(1)
+	defer r.busy.Add(-1)
 	k, err := r.up()
 	if err != nil {
 		return err

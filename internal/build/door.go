@@ -23,6 +23,8 @@ func serverOptions() []grpc.ServerOption {
 // GRPC serves BuildKit's own API on a connection that was upgraded to HTTP/2,
 // until it is closed.
 func (r *Room) GRPC(conn net.Conn) error {
+	r.busy.Add(1)
+	defer r.busy.Add(-1)
 	k, err := r.up()
 	if err != nil {
 		_ = conn.Close()
@@ -54,6 +56,8 @@ func (w *watched) Close() error {
 // connection that was upgraded to HTTP/2, until the client leaves. header is
 // the request's.
 func (r *Room) Session(ctx context.Context, conn net.Conn, header http.Header) error {
+	r.busy.Add(1)
+	defer r.busy.Add(-1)
 	k, err := r.up()
 	if err != nil {
 		_ = conn.Close()

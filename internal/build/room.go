@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
@@ -61,6 +62,9 @@ type Options struct {
 	Steps     Steps
 	GC        GC
 	Version   string // of wharf, shown to clients
+	// Temp is where BuildKit mounts and copies for a moment (TMPDIR); "" keeps
+	// Fsck from looking there.
+	Temp string
 	// HostGateway is what host-gateway means in --add-host; "" for nothing.
 	HostGateway string
 	// Insecure allows RUN --security=insecure, NoHostNetwork refuses
@@ -80,6 +84,7 @@ type Room struct {
 	builds   builds
 	disk     *settler
 	adopting sync.WaitGroup // images whose layers are being taken over
+	busy     atomic.Int64   // requests under way
 }
 
 // kit is a BuildKit that was set up.

@@ -1,0 +1,3 @@
+module example.org/goprogram
+
+go 1.19
