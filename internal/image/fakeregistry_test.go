@@ -33,6 +33,14 @@ type fakeRegistry struct {
 	wasCut         map[string]bool
 	swap           string // digest for which other content is sent
 	fail           int    // that many requests are answered 503
+
+	parts   []byte   // of the upload under way
+	cutUp   int64    // an upload's PATCH is cut after so many bytes, as often as
+	cuts    int      // this says
+	lost    bool     // uploads that were cut are forgotten
+	noParts bool     // PATCH is refused
+	patches []string // Content-Range headers seen
+	took    int64    // bytes of uploads
 }
 
 func newFakeRegistry() *fakeRegistry {
@@ -130,10 +138,15 @@ func (f *fakeRegistry) upload(w http.ResponseWriter, r *http.Request, repo strin
 			w.WriteHeader(http.StatusCreated)
 			return
 		}
+		f.parts = nil
 		w.Header().Set("Location", "/v2/"+repo+"/blobs/uploads/1")
 		w.WriteHeader(http.StatusAccepted)
+	case http.MethodGet, http.MethodPatch:
+		f.uploadPart(w, r)
 	case http.MethodPut:
 		b, _ := io.ReadAll(r.Body)
+		f.took += int64(len(b))
+		b, f.parts = append(f.parts, b...), nil
 		if digest.FromBytes(b).String() != q.Get("digest") {
 			w.WriteHeader(http.StatusBadRequest)
 			return
@@ -141,6 +154,31 @@ func (f *fakeRegistry) upload(w http.ResponseWriter, r *http.Request, repo strin
 		f.blobs[repo+"@"+q.Get("digest")] = b
 		w.WriteHeader(http.StatusCreated)
 	}
+}
+
+// uploadPart takes a part of a blob, or says how much there is.
+func (f *fakeRegistry) uploadPart(w http.ResponseWriter, r *http.Request) {
+	switch {
+	case f.noParts:
+		w.WriteHeader(http.StatusMethodNotAllowed)
+		return
+	case f.lost && r.Method == http.MethodGet:
+		w.WriteHeader(http.StatusNotFound)
+		return
+	case r.Method == http.MethodPatch:
+		f.patches = append(f.patches, r.Header.Get("Content-Range"))
+		if f.cuts > 0 {
+			f.cuts--
+			b, _ := io.ReadAll(io.LimitReader(r.Body, f.cutUp))
+			f.parts, f.took = append(f.parts, b...), f.took+int64(len(b))
+			panic(http.ErrAbortHandler)
+		}
+		b, _ := io.ReadAll(r.Body)
+		f.parts, f.took = append(f.parts, b...), f.took+int64(len(b))
+	}
+	w.Header().Set("Location", r.URL.Path)
+	w.Header().Set("Range", "0-"+strconv.Itoa(max(0, len(f.parts)-1)))
+	w.WriteHeader(http.StatusNoContent)
 }
 
 func (f *fakeRegistry) blob(w http.ResponseWriter, r *http.Request, repo, dgst string) {

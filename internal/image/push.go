@@ -78,6 +78,7 @@ type pusher struct {
 	rep   *report
 	from  string // label key of this host's repositories: where containerd's pusher looks
 	exact string // label key of this registry's: host and port
+	repo  string // the path of the repository
 }
 
 func (s *Store) pushOne(ctx context.Context, ref reference.Named, p *ocispec.Platform, auth *registry.AuthConfig, rep *report) error {
@@ -115,7 +116,7 @@ func (s *Store) pushOne(ctx context.Context, ref reference.Named, p *ocispec.Pla
 	if err != nil {
 		return err
 	}
-	ps := &pusher{s: s, r: r, to: to, rep: rep, from: sourceKey(ref), exact: exactSourceKey(ref)}
+	ps := &pusher{s: s, r: r, to: to, rep: rep, from: sourceKey(ref), exact: exactSourceKey(ref), repo: reference.Path(ref)}
 	if err := ps.push(ctx, target); err != nil {
 		return pushError(ref, err)
 	}
@@ -248,34 +249,42 @@ func (p *pusher) send(ctx context.Context, desc ocispec.Descriptor) error {
 		}
 		desc.Annotations[p.from] = info.Labels[p.exact]
 	}
-	err = retry(ctx, nil, func() (bool, error) { return p.sendOnce(ctx, desc, ra, show) })
-	if errdefs.IsAlreadyExists(err) {
-		if show {
-			p.sayThere(ctx, desc, id)
-		}
-		return nil
+	mounted := ""
+	if isDocument(desc.MediaType) {
+		err = errWhole
+	} else {
+		mounted, err = p.sendBlob(ctx, desc, ra, p.teller(desc, show))
 	}
-	if err == nil && show {
+	if errors.Is(err, errWhole) {
+		err = retry(ctx, nil, func() (bool, error) { return p.sendOnce(ctx, desc, ra, show) })
+	}
+	there := errdefs.IsAlreadyExists(err)
+	if there {
+		err = nil
+	}
+	switch {
+	case err != nil || !show:
+	case mounted != "":
+		p.rep.status(id, "Mounted from %s", mounted)
+	case there:
+		p.rep.status(id, "Layer already exists")
+	default:
 		p.rep.status(id, "Pushed")
 	}
 	return err
 }
 
-// sayThere tells a mounted blob from one that was there before.
-func (p *pusher) sayThere(ctx context.Context, desc ocispec.Descriptor, id string) {
-	st, err := p.r.tracker.GetStatus(remotes.MakeRefKey(ctx, desc))
-	switch {
-	case err == nil && st.MountedFrom != "":
-		from := st.MountedFrom
-		if n, err := reference.ParseNormalizedNamed(from); err == nil {
-			from = reference.Path(n)
-		}
-		p.rep.status(id, "Mounted from %s", from)
-	default:
-		p.rep.status(id, "Layer already exists")
+// teller shows how far an upload is.
+func (p *pusher) teller(desc ocispec.Descriptor, show bool) func(int64) {
+	if !show {
+		return func(int64) {}
 	}
+	id := short(desc.Digest)
+	return func(n int64) { p.rep.bytes(id, "Pushing", n, desc.Size) }
 }
 
+// sendOnce sends a document, or as a whole the blob that a registry takes no
+// other way.
 func (p *pusher) sendOnce(ctx context.Context, desc ocispec.Descriptor, ra content.ReaderAt, show bool) (bool, error) {
 	w, err := p.to.Push(ctx, desc)
 	if err != nil {
@@ -285,12 +294,8 @@ func (p *pusher) sendOnce(ctx context.Context, desc ocispec.Descriptor, ra conte
 		return false, err
 	}
 	defer w.Close()
-	r := &pushReader{SectionReader: io.NewSectionReader(ra, 0, desc.Size)}
-	if show {
-		id := short(desc.Digest)
-		p.rep.bytes(id, "Pushing", 0, desc.Size)
-		r.tell = func(n int64) { p.rep.bytes(id, "Pushing", n, desc.Size) }
-	}
+	r := &pushReader{SectionReader: io.NewSectionReader(ra, 0, desc.Size), tell: p.teller(desc, show)}
+	r.tell(0)
 	err = content.Copy(ctx, w, r, desc.Size, desc.Digest)
 	if errdefs.IsAlreadyExists(err) {
 		err = nil

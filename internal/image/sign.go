@@ -63,7 +63,7 @@ func (s *Store) AddSignature(ctx context.Context, ref string, sig model.ImageSig
 	if err != nil {
 		return err
 	}
-	ps := &pusher{s: s, r: r, to: to, rep: newReport(nil), from: sourceKey(n), exact: exactSourceKey(n)}
+	ps := &pusher{s: s, r: r, to: to, rep: newReport(nil), from: sourceKey(n), exact: exactSourceKey(n), repo: reference.Path(n)}
 	if err := ps.push(ctx, target); err != nil {
 		return pushError(n, err)
 	}

@@ -65,6 +65,22 @@ type gauge struct {
 	limit atomic.Int64 // that many requests more are answered 429 with Retry-After
 	fail  atomic.Int64 // that many requests more are answered 500
 	cut   atomic.Int64 // that many downloads of a blob more end in the middle
+	upcut atomic.Int64 // that many uploads more break off after two megabytes
+}
+
+// broken ends a body early, as a connection does that is cut.
+type broken struct {
+	io.ReadCloser
+	left int64
+}
+
+func (b *broken) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, io.ErrUnexpectedEOF
+	}
+	n, err := b.ReadCloser.Read(p[:min(int64(len(p)), b.left)])
+	b.left -= int64(n)
+	return n, err
 }
 
 type counted struct {
@@ -96,6 +112,9 @@ func newGauge(s *scene, to string) *gauge {
 		}
 		if strings.Contains(r.URL.Path, "/blobs/uploads/") {
 			r.Body = counted{r.Body, &g.sent}
+			if r.ContentLength > 2<<20 && g.upcut.Add(-1) >= 0 {
+				r.Body = &broken{r.Body, 2 << 20}
+			}
 			if r.Method == http.MethodPost {
 				g.posts.Add(1)
 			}
@@ -170,6 +189,38 @@ func TestRegistryPushPull(t *testing.T) {
 	s.contains("list", s.ok("pull", "-a", g.addr+"/app"), "1: Pulling", "2: Pulling")
 	s.fails(1, "manifest unknown", "pull", g.addr+"/app:none")
 	s.ok("rmi", one, two)
+}
+
+// TestRegistryPushResumes: an upload that is cut goes on where it ended.
+func TestRegistryPushResumes(t *testing.T) {
+	s := newScene(t)
+	sh := newShelf(s)
+	g := newGauge(s, sh.addr)
+	ref := g.addr + "/big:1"
+	id := s.ok("create", "busybox", "true")
+	noise := make([]byte, 8<<20)
+	_, _ = rand.Read(noise)
+	file := filepath.Join(t.TempDir(), "noise")
+	if err := os.WriteFile(file, noise, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.ok("cp", file, id+":/noise")
+	s.ok("commit", id, ref)
+	s.ok("rm", id)
+	s.Cleanup(func() { s.docker("rmi", "-f", ref) })
+	g.upcut.Store(3)
+	g.fail.Store(1)
+	s.ok("push", ref)
+	// Eight megabytes and busybox; what was under way at a cut is sent again.
+	if n := g.sent.Load(); n < 8<<20 || n > 12<<20 {
+		t.Errorf("%d bytes were sent", n)
+	}
+	if g.upcut.Load() > 0 {
+		t.Error("nothing was cut")
+	}
+	s.ok("rmi", ref)
+	s.ok("pull", ref)
+	s.equal("whole", s.ok("run", "--rm", "--network", "none", ref, "stat", "-c", "%s", "/noise"), fmt.Sprint(8<<20))
 }
 
 func TestRegistryGC(t *testing.T) {
