@@ -111,9 +111,10 @@ const (
 	OpPut      Op = "put"      // Path, Put; stream to the guest: Data (tar), then a second Reply
 	OpExport   Op = "export"   // Top; stream: Data (tar of the root)
 	OpUpper    Op = "upper"    // stream: Data (tar of what changed, as an image layer)
-	OpChanges  Op = "changes"  // Reply.Changes
+	OpChanges  Op = "changes"  // with Stream: Reply.Streaming, then Data: a Change in JSON on each line; else Reply.Changes
 	OpFreshen  Op = "freshen"  // Fresh: after a clone, or a pause of the whole machine
 	OpSync     Op = "sync"     // sync(2)
+	OpHalt     Op = "halt"     // end everything and let go of the disks; QEMU may be killed once it is answered
 	OpRehearse Op = "rehearse" // before a template is saved: do what every clone would have to do
 	OpForget   Op = "forget"   // cached names and files that nobody uses: a share's server has each of them open
 	OpTrim     Op = "trim"     // FITRIM of the writable disk; Reply.Freed
@@ -139,7 +140,8 @@ type Request struct {
 	Path      string       `json:"path,omitempty"`
 	Put       *Put         `json:"put,omitempty"`
 	Name      string       `json:"name,omitempty"` // stat, get: what the root itself is called; "" is "/"
-	Top       bool         `json:"top,omitempty"`  // export: with "./" and its attributes first, and without holes
+	Stream    bool         `json:"stream,omitempty"`
+	Top       bool         `json:"top,omitempty"` // export: with "./" and its attributes first, and without holes
 	Fresh     *Fresh       `json:"fresh,omitempty"`
 }
 
@@ -155,7 +157,10 @@ type Reply struct {
 	Top     *Top            `json:"top,omitempty"`
 	Stat    json.RawMessage `json:"stat,omitempty"` // container.PathStat of Docker's API
 	Changes []Change        `json:"changes,omitempty"`
-	Freed   uint64          `json:"freed,omitempty"` // bytes
+	// Streaming: what was asked for follows. An agent of an earlier version
+	// has it in the reply.
+	Streaming bool   `json:"streaming,omitempty"`
+	Freed     uint64 `json:"freed,omitempty"` // bytes
 }
 
 // Step is a point on the way of a start: what had been done when.

@@ -163,6 +163,10 @@ type Request struct {
 
 	// Body belongs to operations that only some monitors know (a VM's).
 	Body json.RawMessage `json:"body,omitempty"`
+
+	// MaxReply is the longest frame that is taken in answer, for what comes
+	// from less trusted places than a monitor; 0 is MaxControl. It is not sent.
+	MaxReply int `json:"-"`
 }
 
 // Attach chooses streams. With a terminal everything is Stdout.

@@ -65,8 +65,9 @@ func (a *Agent) top(c *call) error {
 	for _, name := range []string{"uptime", "meminfo"} {
 		t.Files[name], _ = os.ReadFile("/proc/" + name)
 	}
+	size := 0
 	for _, pid := range pids {
-		if len(t.Pids) == maxTop {
+		if len(t.Pids) == maxTop || size > guestapi.MaxTop-3*4096 {
 			break
 		}
 		dir := strconv.Itoa(pid)
@@ -75,6 +76,7 @@ func (a *Agent) top(c *call) error {
 			data, err := os.ReadFile("/proc/" + dir + name)
 			ok = ok && err == nil
 			t.Files[dir+name] = data[:min(len(data), 4096)]
+			size += len(t.Files[dir+name])
 		}
 		if ok {
 			t.Pids = append(t.Pids, pid)

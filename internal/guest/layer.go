@@ -3,6 +3,7 @@ package guest
 import (
 	"archive/tar"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"io/fs"
@@ -32,9 +33,6 @@ func (a *Agent) layers() (*guestapi.Overlay, error) {
 	return o, nil
 }
 
-// maxChanges is how many changes one reply may hold.
-const maxChanges = 500_000
-
 // changes lists what the container changed.
 func (a *Agent) changes(c *call) error {
 	o, err := a.layers()
@@ -42,9 +40,8 @@ func (a *Agent) changes(c *call) error {
 		return err
 	}
 	out := []guestapi.Change{}
-	size := 0
 	err = overlay.Walk(context.Background(), o.Upper, o.Lower, func(kind overlay.Kind, p string, _ fs.FileInfo) error {
-		if size += len(p) + 32; len(out) == maxChanges || size > guestapi.MaxControl/2 {
+		if len(out) == guestapi.MaxList {
 			return failed(guestapi.KindUnavailable, "too many changed files to list")
 		}
 		out = append(out, guestapi.Change{Path: p, Kind: int(kind)})
@@ -54,7 +51,25 @@ func (a *Agent) changes(c *call) error {
 		return err
 	}
 	sort.SliceStable(out, func(i, j int) bool { return out[i].Path < out[j].Path })
-	return c.reply(guestapi.Reply{Changes: out})
+	if !c.req.Stream {
+		return c.reply(guestapi.Reply{Changes: out})
+	}
+	if err := c.reply(guestapi.Reply{Streaming: true}); err != nil {
+		return nil // the host has gone
+	}
+	r, w := io.Pipe()
+	a.spawn(func() {
+		enc := json.NewEncoder(w)
+		var err error
+		for i := range out {
+			if err = enc.Encode(out[i]); err != nil {
+				break
+			}
+		}
+		_ = w.CloseWithError(err)
+	})
+	defer r.Close()
+	return c.sendData(r)
 }
 
 // upper sends what the container changed as an image layer. A layer without

@@ -52,7 +52,7 @@ func (m *machine) open(limit time.Duration, q guestapi.Request) (net.Conn, *gues
 	}
 	_ = s.SetDeadline(time.Now().Add(limit))
 	q.Version = guestapi.Version
-	r := &guestapi.Reader{R: s}
+	r := &guestapi.Reader{R: s, Max: guestapi.ReplyBound(q.Op)}
 	reply := new(guestapi.Reply)
 	if err = guestapi.WriteJSON(s, guestapi.RequestFrame, q); err == nil {
 		err = r.Expect(guestapi.ReplyFrame, reply)

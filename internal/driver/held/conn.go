@@ -57,7 +57,7 @@ func (d *Driver) request(ctx context.Context, id model.ID, q monitorapi.Request)
 	if err != nil {
 		return nil, rep, err
 	}
-	c := &Conn{Conn: nc, R: &monitorapi.Reader{R: nc}}
+	c := &Conn{Conn: nc, R: &monitorapi.Reader{R: nc, Max: q.MaxReply}}
 	stop := context.AfterFunc(ctx, func() { _ = nc.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	_ = nc.SetDeadline(time.Now().Add(answerTime))

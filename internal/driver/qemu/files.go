@@ -1,11 +1,13 @@
 package qemu
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 
 	"github.com/moby/moby/api/types/container"
@@ -92,15 +94,42 @@ func (f *files) stream(ctx context.Context, q guestapi.Request) (io.ReadCloser, 
 
 // Changes compares the writable layer with the image.
 func (f *files) Changes(ctx context.Context) ([]container.FilesystemChange, error) {
-	r, err := f.i.ask(ctx, guestapi.Request{Op: guestapi.OpChanges})
+	c, r, err := f.i.guest(ctx, guestapi.Request{Op: guestapi.OpChanges, Stream: true})
 	if err != nil {
 		return nil, err
+	}
+	defer c.Close()
+	if r.Streaming {
+		stop := context.AfterFunc(ctx, func() { _ = c.Close() })
+		defer stop()
+		return readChanges(&dataReader{c: c})
 	}
 	out := make([]container.FilesystemChange, 0, len(r.Changes))
 	for _, c := range r.Changes {
 		out = append(out, container.FilesystemChange{Path: c.Path, Kind: container.ChangeType(c.Kind)})
 	}
 	return out, nil
+}
+
+// readChanges reads a guest's list of changes: so many lines, each so long.
+func readChanges(in io.Reader) ([]container.FilesystemChange, error) {
+	out := []container.FilesystemChange{}
+	lines := bufio.NewScanner(in)
+	lines.Buffer(make([]byte, 0, 4096), guestapi.MaxLine)
+	for lines.Scan() {
+		var c guestapi.Change
+		if err := json.Unmarshal(lines.Bytes(), &c); err != nil {
+			return nil, fmt.Errorf("%w: a change: %v", guestapi.ErrFrame, err)
+		}
+		if len(out) == guestapi.MaxList {
+			return nil, fmt.Errorf("%w: more than %d changes", guestapi.ErrFrame, guestapi.MaxList)
+		}
+		if !strings.HasPrefix(c.Path, "/") || c.Kind < 0 || c.Kind > int(container.ChangeDelete) {
+			return nil, fmt.Errorf("%w: a change of kind %d of %.40q", guestapi.ErrFrame, c.Kind, c.Path)
+		}
+		out = append(out, container.FilesystemChange{Path: c.Path, Kind: container.ChangeType(c.Kind)})
+	}
+	return out, lines.Err()
 }
 
 // Put unpacks a tar into a directory.
@@ -131,7 +160,7 @@ func (f *files) Put(ctx context.Context, path string, o model.PutOptions, tar io
 		}
 	}
 	var reply guestapi.Reply
-	r := &guestapi.Reader{R: c.Conn}
+	r := &guestapi.Reader{R: c.Conn, Max: guestapi.MaxReply}
 	err = r.Expect(guestapi.ReplyFrame, &reply)
 	var failed *guestapi.Failed
 	if errors.As(err, &failed) {
@@ -142,7 +171,7 @@ func (f *files) Put(ctx context.Context, path string, o model.PutOptions, tar io
 
 // dataReader reads Data frames to the empty one; less than that is an error.
 type dataReader struct {
-	c    *held.Conn
+	c    io.ReadCloser
 	r    *guestapi.Reader
 	rest []byte
 	end  bool
@@ -151,7 +180,7 @@ type dataReader struct {
 
 func (d *dataReader) Read(b []byte) (int, error) {
 	if d.r == nil {
-		d.r = &guestapi.Reader{R: d.c.Conn}
+		d.r = &guestapi.Reader{R: d.c, Max: guestapi.MaxReply}
 	}
 	for len(d.rest) == 0 {
 		if d.end {

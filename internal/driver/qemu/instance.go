@@ -31,7 +31,7 @@ func (i *instance) guest(ctx context.Context, q guestapi.Request) (*held.Conn, *
 	if err != nil {
 		return nil, nil, err
 	}
-	c, err := i.Open(ctx, monitorapi.Request{Op: vmmapi.OpGuest, Body: body})
+	c, err := i.Open(ctx, monitorapi.Request{Op: vmmapi.OpGuest, Body: body, MaxReply: guestapi.ReplyBound(q.Op)})
 	if err != nil {
 		return nil, nil, err
 	}
