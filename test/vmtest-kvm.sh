@@ -85,7 +85,7 @@ sed -i '1s|.*|#!/bin/busybox sh|' "$init/init"
 khz=$(awk -F: '/cpu MHz/{printf "%d", $2*1000; exit}' /proc/cpuinfo)
 log=$tmp/log
 timeout "${LIMIT:-1500}" nice qemu-system-x86_64 -M microvm,rtc=on,pit=on,pic=on,isa-serial=on -nodefaults -no-user-config -nographic -no-reboot \
-	-accel tcg,thread=multi -cpu max,+svm -m 1500M -smp 1 -global virtio-mmio.force-legacy=false \
+	-accel tcg,thread=multi -cpu max,+svm,-pku,-la57 -m 1500M -smp 1 -global virtio-mmio.force-legacy=false \
 	-kernel "$kernel" -initrd "$tmp/initrd" -append "console=ttyS0 quiet panic=-1 reboot=t pci=off cryptomgr.notests tsc_early_khz=$khz" \
 	-drive "if=none,id=d,format=raw,file=$tmp/disk" -device virtio-blk-device,drive=d -serial stdio </dev/null | tee "$log"
 grep -q '^result: 0' "$log"

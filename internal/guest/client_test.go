@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -20,6 +21,15 @@ import (
 	"wharf/internal/runtime/prepare"
 )
 
+// patience is how long the agent may take: a machine on the KVM of an emulated
+// machine takes what both take, multiplied.
+func patience() time.Duration {
+	if os.Getenv("WHARF_TEST_ACCEL") == "kvm" {
+		return 15 * time.Minute
+	}
+	return time.Minute
+}
+
 // host is the other end of the channel.
 type host struct {
 	t       *testing.T
@@ -30,7 +40,7 @@ type host struct {
 // greet begins a session on conn.
 func (h *host) greet(conn net.Conn) {
 	h.t.Helper()
-	_ = conn.SetDeadline(time.Now().Add(60 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(patience()))
 	var nonce [guestapi.NonceLen]byte
 	_, _ = rand.Read(nonce[:])
 	if err := guestapi.Greet(conn, nonce); err != nil {
@@ -51,7 +61,7 @@ func (h *host) try(q guestapi.Request) (guestapi.Reply, net.Conn, *guestapi.Read
 	if err != nil {
 		return reply, nil, nil, err
 	}
-	_ = s.SetDeadline(time.Now().Add(60 * time.Second))
+	_ = s.SetDeadline(time.Now().Add(patience()))
 	if err := guestapi.WriteJSON(s, guestapi.RequestFrame, q); err != nil {
 		return reply, nil, nil, err
 	}
@@ -72,7 +82,7 @@ func (h *host) ask(q guestapi.Request) (guestapi.Reply, net.Conn, *guestapi.Read
 // output reads a process's stream to its exit.
 func (h *host) output(s net.Conn, r *guestapi.Reader) (out, errs string, e guestapi.Exit) {
 	h.t.Helper()
-	_ = s.SetDeadline(time.Now().Add(60 * time.Second))
+	_ = s.SetDeadline(time.Now().Add(patience()))
 	var o, x bytes.Buffer
 	for {
 		typ, p, err := r.Next()

@@ -69,7 +69,7 @@ func startVM(t *testing.T, more ...string) *vm {
 	sock := filepath.Join(dir, "agent.sock")
 	accel, line := []string{"-accel", "tcg,thread=multi", "-cpu", "max"}, boot.Line{Debug: true, TSCKHz: boot.TSCKHz()}
 	if os.Getenv("WHARF_TEST_ACCEL") == "kvm" {
-		accel, line.TSCKHz = []string{"-accel", "kvm", "-cpu", "host"}, 0
+		accel, line = []string{"-accel", "kvm", "-cpu", "host"}, boot.Line{}
 	}
 	v.cmd = exec.Command(qemu, slices.Concat(accel, []string{
 		"-M", "microvm,rtc=on,pit=on,pic=on", "-nodefaults", "-no-user-config", "-nographic", "-no-reboot",
@@ -189,7 +189,7 @@ func TestMachine(t *testing.T) {
 	v.ask(guestapi.Request{Op: guestapi.OpPowerOff})
 	select {
 	case <-v.done:
-	case <-time.After(30 * time.Second):
+	case <-time.After(patience() / 2):
 		t.Error("the machine did not power off")
 	}
 }
