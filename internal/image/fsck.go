@@ -25,6 +25,7 @@ const (
 	thingBlob     = "blob"
 	thingName     = "image"
 	thingMount    = "mount"
+	thingAside    = "damaged image store"
 )
 
 // Fsck compares the writable layers with the containers' records, and blobs,
@@ -44,7 +45,7 @@ func (s *Store) Fsck(ctx context.Context, records []model.Container) ([]model.Fi
 	}
 	for _, check := range []func(context.Context) ([]model.Finding, error){
 		func(ctx context.Context) ([]model.Finding, error) { return s.fsckWritable(ctx, records) },
-		s.fsckNames, s.fsckMounts,
+		s.fsckNames, s.fsckMounts, s.fsckAside,
 	} {
 		fs, err := check(ctx)
 		if err != nil {
@@ -247,6 +248,8 @@ func (s *Store) Repair(ctx context.Context, f model.Finding) error {
 		return s.repairBlob(ctx, digest.Digest(f.Name))
 	case thingName:
 		return s.images.Delete(ctx, f.Name)
+	case thingAside:
+		return os.RemoveAll(f.Name)
 	case thingMount:
 		return detach(f.Name)
 	}

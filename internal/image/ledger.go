@@ -252,7 +252,8 @@ func (s *layerStore) Close() error { return errors.Join(s.ledger.plain(), s.Meta
 // lastingNames is the table of names: what it answers for is on the disk.
 type lastingNames struct {
 	images.Store
-	ledger *ledger
+	ledger  *ledger
+	changed func()
 }
 
 func (n lastingNames) Create(ctx context.Context, img images.Image) (images.Image, error) {
@@ -273,5 +274,6 @@ func (n lastingNames) lasting(err error) error {
 	if err != nil {
 		return err
 	}
+	n.changed()
 	return n.ledger.settle()
 }

@@ -87,6 +87,10 @@ type Store struct {
 
 	ledger *ledger
 	cut    bool // the machine went down; the databases were led back
+
+	rescued  bool        // the databases are new, for the old ones could not be read
+	namesDue atomic.Bool // the copy of the names is about to be written
+
 	db     *metadata.DB
 	cs     content.Store
 	blobs  content.Store // the files themselves, without the metadata
@@ -143,15 +147,21 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 	}
 	var u undo.Stack
 	defer u.OnError(&err)
-	if err := s.openDatabases(ctx, &u); err != nil {
+	if err := s.openOrRescue(ctx, &u); err != nil {
 		return nil, err
 	}
 	s.gc.init(s)
 	s.mounts.init(s.path("mounts"))
 	s.trash.init(s.path("trash"), s.log)
+	if s.rescued {
+		if err := s.refill(ctx); err != nil {
+			return nil, fmt.Errorf("image store: %w", err)
+		}
+	}
 	if err := s.sweep(ctx); err != nil {
 		return nil, fmt.Errorf("image store: %w", err)
 	}
+	s.copyNames()
 	return s, nil
 }
 
@@ -248,7 +258,7 @@ func (s *Store) openMetadata(ctx context.Context, cs content.Store, layers *ledg
 		return fmt.Errorf("image store: %w", err)
 	}
 	s.cs = s.db.ContentStore()
-	s.images = lastingNames{metadata.NewImageStore(s.db), s.ledger}
+	s.images = lastingNames{metadata.NewImageStore(s.db), s.ledger, s.copyNames}
 	s.leases = metadata.NewLeaseManager(s.db)
 	s.snaps = s.db.Snapshotter(snapshotter)
 	return nil
@@ -266,6 +276,9 @@ func (s *Store) openError(path string, err error) error {
 func (s *Store) Close() error {
 	s.auto.end()
 	s.trash.close()
+	if s.namesDue.Load() {
+		_ = s.writeNames() // later would be too late
+	}
 	return errors.Join(s.mounts.close(), s.db.Close(), s.layers.Close())
 }
 
