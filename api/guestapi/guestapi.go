@@ -305,7 +305,8 @@ type State struct {
 	Execs    []string      `json:"execs,omitempty"` // running ones
 	OOMKills uint64        `json:"oomKills,omitempty"`
 	Memory   Memory        `json:"memory"`
-	CPUs     int           `json:"cpus"` // online
+	CPUs     int           `json:"cpus"`           // online
+	Time     int64         `json:"time,omitempty"` // its clock, in nanoseconds since 1970
 }
 
 // Memory is the machine's, in bytes (proc_meminfo(5)).

@@ -35,8 +35,6 @@ type Agent struct {
 
 // machine is what a test's plain process has not.
 type machine interface {
-	// lateModules loads the drivers that a template has not loaded yet.
-	lateModules() error
 	// disk returns the device of a virtio-blk serial.
 	disk(serial string) (string, error)
 	// powerOff ends the machine; it does not return.

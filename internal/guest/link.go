@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
 	"strings"
 	"time"
@@ -218,6 +219,9 @@ func configureLink(r *route, l *linkInfo, i *guestapi.Interface) error {
 	if err := r.setLink(l.index, change); err != nil {
 		return err
 	}
+	if err := useIPv6(i); err != nil {
+		return err
+	}
 	for name, value := range i.Sysctls {
 		if err := sysctl(strings.ReplaceAll(strings.ReplaceAll(name, ".", "/"), "IFNAME", i.Name), value); err != nil {
 			return err
@@ -227,6 +231,22 @@ func configureLink(r *route, l *linkInfo, i *guestapi.Interface) error {
 		return err
 	}
 	return addressing(r, l.index, i)
+}
+
+// useIPv6 switches IPv6 off on an interface that has no such address, as on a
+// container's.
+func useIPv6(i *guestapi.Interface) error {
+	off := "1"
+	for _, a := range i.Addresses {
+		if strings.Contains(a, ":") {
+			off = "0"
+		}
+	}
+	err := os.WriteFile("/proc/sys/net/ipv6/conf/"+i.Name+"/disable_ipv6", []byte(off), 0)
+	if errors.Is(err, os.ErrNotExist) { // a kernel without it, which says so at the address
+		return nil
+	}
+	return err
 }
 
 // addressing sets addresses and routes.

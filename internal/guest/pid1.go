@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 	"unsafe"
 
@@ -56,12 +55,10 @@ func layout() cgroup.Layout {
 
 // pid1 is the real machine.
 type pid1 struct {
-	late    sync.Once
-	err     error
 	loading time.Duration // of modules
 }
 
-// setup mounts what every process expects and loads the early drivers.
+// setup mounts what every process expects and loads the drivers.
 func (m *pid1) setup() error {
 	unix.Umask(0o022)
 	// The kernel's first root cannot be pivoted away from, as containers do
@@ -108,8 +105,10 @@ func (m *pid1) setup() error {
 	if err := os.MkdirAll(guestapi.RunDir, 0o700); err != nil {
 		return err
 	}
+	// Interfaces come without IPv6; those that have such an address get it back.
+	_ = os.WriteFile("/proc/sys/net/ipv6/conf/default/disable_ipv6", []byte("1"), 0)
 	began := time.Now()
-	if err := loadModules("early"); err != nil {
+	if err := loadModules(); err != nil {
 		return err
 	}
 	m.loading = time.Since(began)
@@ -122,9 +121,9 @@ const (
 	moduleList = moduleDir + "/list"
 )
 
-// loadModules loads the modules of one kind, in the list's order, and removes
-// their files, which are memory.
-func loadModules(kind string) error {
+// loadModules loads the modules in the list's order and removes their files,
+// which are memory.
+func loadModules() error {
 	list, err := os.ReadFile(moduleList)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil // everything is built in
@@ -133,10 +132,7 @@ func loadModules(kind string) error {
 		return err
 	}
 	for line := range strings.Lines(string(list)) {
-		k, name, _ := strings.Cut(strings.TrimSpace(line), " ")
-		if k != kind {
-			continue
-		}
+		name := strings.TrimSpace(line)
 		if err := loadModule(filepath.Join(moduleDir, name+".ko")); err != nil {
 			return fmt.Errorf("module %s: %w", name, err)
 		}
@@ -155,12 +151,6 @@ func loadModule(path string) error {
 		return os.NewSyscallError("finit_module", err)
 	}
 	return os.Remove(path)
-}
-
-// lateModules loads the other drivers, once.
-func (m *pid1) lateModules() error {
-	m.late.Do(func() { m.err = loadModules("late") })
-	return m.err
 }
 
 // openPort finds the channel by its name and opens it without blocking: a

@@ -1,6 +1,9 @@
 package guest
 
 import (
+	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"wharf/api/guestapi"
@@ -15,7 +18,30 @@ func (a *Agent) rehearse(c *call) error {
 	if err := a.spareAll(); err != nil {
 		return err
 	}
+	if err := makeGroup(); err != nil {
+		return err
+	}
 	return c.reply(guestapi.Reply{})
+}
+
+// makeGroup makes the container's control group: each of them gets memory of
+// every controller's for every processor.
+func makeGroup() error {
+	dir := guestapi.CgroupRoot
+	for _, name := range strings.Split(guestapi.CgroupPath, "/") {
+		text, err := os.ReadFile(dir + "/cgroup.controllers")
+		if err != nil {
+			return err
+		}
+		for _, c := range strings.Fields(string(text)) { // one that cannot be had is the runtime's to tell
+			_ = os.WriteFile(dir+"/cgroup.subtree_control", []byte("+"+c), 0)
+		}
+		dir = filepath.Join(dir, name)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // spareAll puts all interfaces but the first out of sight: moving one into

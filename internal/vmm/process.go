@@ -234,13 +234,7 @@ func (m *machine) stop() {
 		return
 	default:
 	}
-	_, err := m.ask(m.spec.StopTime, guestapi.Request{Op: guestapi.OpPowerOff})
-	if err == nil {
-		select {
-		case <-m.down:
-		case <-time.After(m.spec.StopTime):
-		}
-	}
+	_, _ = m.ask(m.spec.StopTime, guestapi.Request{Op: guestapi.OpHalt})
 	m.kill()
 }
 

@@ -93,9 +93,9 @@ func TestSize(t *testing.T) {
 		cpus   int
 	}{
 		{specs.LinuxResources{}, 512 << 20, 2},
-		{specs.LinuxResources{Memory: limit(200 << 20)}, 264 << 20, 2},
-		{specs.LinuxResources{Memory: limit(6 << 20)}, 96 << 20, 2},
-		{specs.LinuxResources{Memory: limit(200<<20 + 1)}, 266 << 20, 2},
+		{specs.LinuxResources{Memory: limit(200 << 20)}, 328 << 20, 2},
+		{specs.LinuxResources{Memory: limit(6 << 20)}, 134 << 20, 2},
+		{specs.LinuxResources{Memory: limit(200<<20 + 1)}, 330 << 20, 2},
 		{specs.LinuxResources{CPU: cpu(50_000)}, 512 << 20, 1},
 		{specs.LinuxResources{CPU: cpu(-1)}, 512 << 20, 2},
 	} {

@@ -83,7 +83,7 @@ func inGuest(b *model.Bundle) (*guest, error) {
 	if !g.only {
 		g.boot.Mounts = []guestapi.Mount{
 			{Type: "erofs", Disk: serialRoot, Target: guestapi.LayersDir + "/0", ReadOnly: true},
-			{Type: "ext4", Disk: serialWritable, Target: guestapi.WritableAt, Options: []string{"noatime"}, Dirs: []string{"upper", "work"}},
+			{Type: "ext4", Disk: serialWritable, Target: guestapi.WritableAt, Options: []string{"noatime", "noinit_itable"}, Dirs: []string{"upper", "work"}},
 		}
 	}
 	g.boot.MachineID = string(b.ID)[:min(32, len(b.ID))]

@@ -219,14 +219,10 @@ func TestModuleOrder(t *testing.T) {
 	}
 	var got []string
 	for _, m := range all {
-		kind := "early "
-		if m.late {
-			kind = "late "
-		}
-		got = append(got, kind+m.name)
+		got = append(got, m.name)
 	}
-	want := []string{"early virtio_ring", "early virtio", "early virtio_mmio", "early virtio_console", "early virtio_rng", "early libcrc32c", "early erofs",
-		"late virtio_blk", "late failover", "late net_failover", "late virtio_net"}
+	want := []string{"virtio_ring", "virtio", "virtio_mmio", "virtio_console", "virtio_rng", "libcrc32c", "erofs",
+		"virtio_blk", "failover", "net_failover", "virtio_net"}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
@@ -279,7 +275,7 @@ func TestInitramfs(t *testing.T) {
 			t.Errorf("%s: %q", name, got[name])
 		}
 	}
-	if !strings.HasPrefix(got[ModuleList], "early virtio_ring\n") || !strings.HasSuffix(got[ModuleList], "late virtio_net\n") {
+	if !strings.HasPrefix(got[ModuleList], "virtio_ring\n") || !strings.HasSuffix(got[ModuleList], "\nvirtio_net\n") {
 		t.Errorf("list %q", got[ModuleList])
 	}
 }

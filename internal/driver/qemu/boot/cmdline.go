@@ -23,7 +23,6 @@ var emulated = []string{
 	"tsc=reliable", // it is the host's: no watchdog that takes it away on a busy host, and leaves the guest without a clock
 	"mitigations=off",
 	"lsm=landlock,yama",
-	"psi=0",
 	"init_on_alloc=0",
 	"nowatchdog",
 	"randomize_kstack_offset=off",

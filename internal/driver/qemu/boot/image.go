@@ -15,7 +15,7 @@ import (
 )
 
 // generation changes when the same inputs give another initramfs or image.
-const generation = 4
+const generation = 5
 
 // keptImages is how many digests stay on disk: the present one, and the one
 // before it for a machine that is just being started from it.

@@ -13,7 +13,7 @@ import (
 func gzipReader(data []byte) (io.Reader, error) { return gzip.NewReader(bytes.NewReader(data)) }
 
 // ModuleList names the modules in the initramfs, a line each, in the order in
-// which they are to be loaded: "early virtio_mmio" or "late virtio_blk". The
+// which they are to be loaded. The
 // file of a module is ModuleDir/<name>.ko.
 const (
 	ModuleList = "lib/modules/list"
@@ -48,11 +48,7 @@ func writeInitramfs(w io.Writer, agent string, modules []module) error {
 			return err
 		}
 		files = append(files, cpio.StaticFile(ModuleDir+"/"+m.name+".ko", string(data), 0o644))
-		when := "early "
-		if m.late {
-			when = "late "
-		}
-		list = append(append(append(list, when...), m.name...), '\n')
+		list = append(append(list, m.name...), '\n')
 	}
 	files = append(files, cpio.StaticFile(ModuleList, string(list), 0o644))
 	cpio.MakeAllReproducible(files)

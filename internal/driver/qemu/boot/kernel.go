@@ -13,7 +13,7 @@ import (
 )
 
 // OwnDir is where an installation puts wharf's own kernel ("make kernel"):
-// vmlinux, and in modules/ the few drivers that are loaded late. Below
+// vmlinux, and in modules/ the few drivers that are modules. Below
 // OwnRoot a distribution's kernel may lie unpacked (boot/, lib/modules/) where
 // nobody wants it installed.
 const (

@@ -16,14 +16,9 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// early are loaded when the agent begins, late when it is told what its
-// machine is: a template is saved between the two, so that the devices whose
-// drivers are late may differ in its clones.
-var (
-	early = []string{"virtio_mmio", "virtio_pci", "virtio_console", "virtio_rng", "overlay", "erofs", "ext4", "fuse",
-		"virtio_blk", "virtio_net", "virtiofs", "virtio_balloon"}
-	late []string
-)
+// drivers are loaded when the agent begins. A template is saved after that.
+var drivers = []string{"virtio_mmio", "virtio_pci", "virtio_console", "virtio_rng", "overlay", "erofs", "ext4", "fuse",
+	"virtio_blk", "virtio_net", "virtiofs", "virtio_balloon"}
 
 // optional may be missing: the guest does without.
 var optional = map[string]bool{"virtio_pci": true, "virtio_rng": true, "virtiofs": true, "fuse": true, "virtio_balloon": true}
@@ -32,7 +27,6 @@ var optional = map[string]bool{"virtio_pci": true, "virtio_rng": true, "virtiofs
 type module struct {
 	name string // virtio_blk
 	file string // on the host
-	late bool
 }
 
 // moduleTree is what modules.dep and modules.builtin say.
@@ -160,13 +154,13 @@ func (m module) depends() ([]string, error) {
 func (t *moduleTree) wanted() ([]module, error) {
 	var out []module
 	seen := map[string]bool{}
-	add := func(name string, late bool) {
+	add := func(name string) {
 		if !seen[name] && t.file[name] != "" {
 			seen[name] = true
-			out = append(out, module{name: name, file: filepath.Join(t.dir, t.file[name]), late: late})
+			out = append(out, module{name: name, file: filepath.Join(t.dir, t.file[name])})
 		}
 	}
-	for i, name := range append(append([]string{}, early...), late...) {
+	for _, name := range drivers {
 		if t.builtin[name] {
 			continue
 		}
@@ -176,15 +170,14 @@ func (t *moduleTree) wanted() ([]module, error) {
 			}
 			return nil, fmt.Errorf("the kernel in %s has no %s, which a virtual machine needs", t.dir, name)
 		}
-		isLate := i >= len(early)
 		deps, err := t.needs(name)
 		if err != nil {
 			return nil, err
 		}
 		for j := len(deps) - 1; j >= 0; j-- {
-			add(deps[j], isLate)
+			add(deps[j])
 		}
-		add(name, isLate)
+		add(name)
 	}
 	return out, nil
 }
