@@ -53,14 +53,14 @@ var mayImport = map[string][]string{
 	// that they need.
 	"internal/driver/drivertest": {"internal/driver", "internal/model"},
 	// What drivers have in common that run instances through a holding process.
-	"internal/driver/held":   {"api/monitorapi", "internal/driver", "internal/model", "internal/runtime", "internal/undo"},
+	"internal/driver/held":   {"api/frame", "api/monitorapi", "internal/driver", "internal/model", "internal/runtime", "internal/undo"},
 	"internal/driver/native": {"api/monitorapi", "internal/driver", "internal/driver/held", "internal/model", "internal/runtime", "internal/runtime/prepare", "internal/undo"},
-	"internal/driver/qemu": {"api/monitorapi", "api/guestapi", "internal/driver", "internal/driver/held", "internal/model", "internal/runtime",
+	"internal/driver/qemu": {"api/frame", "api/monitorapi", "api/guestapi", "internal/driver", "internal/driver/held", "internal/model", "internal/runtime",
 		"internal/runtime/prepare", "internal/undo", "internal/vmm/vmmapi", "internal/image/erofs"},
 	"internal/driver/qemu/accel": nil, // whether this machine's KVM can run a guest
 	// Holds one VM, as the monitor holds one container; QEMU itself runs by
 	// the runtime.
-	"internal/vmm":        {"api/monitorapi", "api/guestapi", "internal/monitor", "internal/runtime", "internal/undo"},
+	"internal/vmm":        {"api/frame", "api/monitorapi", "api/guestapi", "internal/monitor", "internal/runtime", "internal/undo"},
 	"internal/vmm/vmmapi": {"api/guestapi", "internal/runtime"}, // what the driver tells it: data
 
 	// The log writer's plan is a model type.

@@ -114,7 +114,7 @@ func (m *machine) watch() {
 			return
 		case <-tick.C:
 		}
-		if _, err := m.ask(watchTime, guestapi.Request{Op: guestapi.OpState}); err == nil || m.full.Load() {
+		if err := m.alive(); err == nil || m.full.Load() {
 			last = time.Now()
 			continue
 		}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"sync"
 
+	"wharf/api/frame"
 	"wharf/api/guestapi"
 	"wharf/api/monitorapi"
 	"wharf/internal/monitor"
@@ -61,6 +62,7 @@ func (e *engine) Create(st *monitorapi.Start, f monitor.Files) (_ monitor.Proces
 	e.m = m
 	e.mu.Unlock()
 	go m.watch()
+	go m.followClock()
 	go m.watchDisk()
 	go m.followEtc(spec.Etc)
 	go m.relieve()
@@ -88,11 +90,7 @@ func failed(err error) error {
 	if !errors.As(err, &f) {
 		return err
 	}
-	const most = 4000
-	text := f.Text
-	if len(text) > most {
-		text = text[:most] + "..."
-	}
+	text := frame.Printable(f.Text, 4000)
 	if f.Code == 126 || f.Code == 127 || f.Code == 128 {
 		return &runtime.ExecError{Code: f.Code, Msg: text}
 	}

@@ -2,9 +2,9 @@ package vmm
 
 import (
 	"encoding/json"
-	"strings"
 	"time"
 
+	"wharf/api/frame"
 	"wharf/api/guestapi"
 	"wharf/api/monitorapi"
 )
@@ -17,7 +17,7 @@ func exitOf(b []byte) monitorapi.Exit {
 	if err := json.Unmarshal(b, &g); err != nil {
 		return monitorapi.Exit{Code: 255, At: now, Error: "the exit code is not known: " + err.Error()}
 	}
-	e := monitorapi.Exit{Code: g.Code, At: now, OOMKilled: g.OOMKilled, Error: printable(g.Error, 2000)}
+	e := monitorapi.Exit{Code: g.Code, At: now, OOMKilled: g.OOMKilled, Error: frame.Printable(g.Error, 2000)}
 	if e.Code < 0 || e.Code > 255 {
 		e.Code = 255
 	}
@@ -25,18 +25,4 @@ func exitOf(b []byte) monitorapi.Exit {
 		e.Signal = g.Signal
 	}
 	return e
-}
-
-// printable cuts a text that came from a guest.
-func printable(s string, most int) string {
-	s = strings.Map(func(r rune) rune {
-		if r >= ' ' && r != 0x7f {
-			return r
-		}
-		return ' '
-	}, s)
-	if len(s) > most {
-		s = s[:most] + "..."
-	}
-	return s
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/yamux"
 	"golang.org/x/sys/unix"
 
+	"wharf/api/frame"
 	"wharf/api/guestapi"
 	"wharf/api/monitorapi"
 	"wharf/internal/monitor"
@@ -64,7 +65,7 @@ func (t *trace) inside(steps []guestapi.Step) {
 		if n := len(*t); n > 0 {
 			at = max(at, (*t)[n-1].At)
 		}
-		*t = append(*t, monitorapi.Step{Name: "guest: " + printable(s.Name, 60), At: min(at, now)})
+		*t = append(*t, monitorapi.Step{Name: "guest: " + frame.Printable(s.Name, 60), At: min(at, now)})
 	}
 }
 

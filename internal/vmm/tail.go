@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"wharf/api/frame"
 )
 
 // tailSize is how much of a console is kept: what a kernel says when it dies.
@@ -69,7 +71,7 @@ func (t *tail) panic() string {
 		return ""
 	}
 	why, _, _ = strings.Cut(why, "\n")
-	return printable(strings.TrimSpace(why), 200)
+	return frame.Printable(strings.TrimSpace(why), 200)
 }
 
 // without are the lines that have nothing of word in them.

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"wharf/api/frame"
 	"wharf/api/monitorapi"
 	"wharf/internal/model"
 )
@@ -18,6 +19,10 @@ import (
 // answerTime is how long a monitor may take to answer a request. It has
 // nothing to wait for but exec, whose stage may be slow on a loaded machine.
 const answerTime = 30 * time.Second
+
+// maxText is how long an error's text may be that comes from where an answer is
+// bounded.
+const maxText = 4000
 
 // Conn is a connection to a monitor.
 type Conn struct {
@@ -76,6 +81,10 @@ func (d *Driver) request(ctx context.Context, id model.ID, q monitorapi.Request)
 		_ = nc.Close()
 		if ctx.Err() != nil {
 			err = ctx.Err()
+		}
+		var f *monitorapi.Failed
+		if q.MaxReply > 0 && errors.As(err, &f) {
+			f.Text = frame.Printable(f.Text, maxText)
 		}
 		return nil, rep, Kinded(err)
 	}

@@ -2,7 +2,6 @@ package qemu
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -11,6 +10,7 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"wharf/api/frame"
 	"wharf/api/guestapi"
 	"wharf/api/monitorapi"
 	"wharf/internal/model"
@@ -194,5 +194,5 @@ func helperBundle(id model.ID, root model.Rootfs, ids model.IDRange) *model.Bund
 
 // asMonitor gives an agent's error the kind that the daemon's mapping knows.
 func asMonitor(f *guestapi.Failed) error {
-	return &monitorapi.Failed{Kind: f.Kind, Code: f.Code, Text: fmt.Sprint(f.Text)}
+	return &monitorapi.Failed{Kind: f.Kind, Code: f.Code, Text: frame.Printable(f.Text, 4000)}
 }
