@@ -98,7 +98,7 @@ func startVM(t *testing.T, more ...string) *vm {
 
 func (v *vm) connect(sock string) {
 	v.t.Helper()
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(patience() / 6); ; time.Sleep(10 * time.Millisecond) {
 		conn, err := net.Dial("unix", sock)
 		if err == nil {
 			v.greet(conn)
