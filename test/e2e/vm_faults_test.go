@@ -96,11 +96,11 @@ func TestMachineFullDisk(t *testing.T) {
 	machines(t)
 	s := fullDaemon(t, "320m")
 	vm := s.slow("run", "-d", "--isolation", "vm", "busybox", "sh", "-c",
-		"while [ ! -e /go ]; do sleep 0.2; done; head -c 40000000 /dev/urandom >/big && sync && md5sum </big && sleep 1000")
+		"echo up; sleep 10; head -c 40000000 /dev/urandom >/big && sync && md5sum </big && sleep 1000")
+	s.prints(vm, "up")
 	empty := s.fill()
-	s.slow("exec", vm, "touch", "/go")
-	time.Sleep(20 * time.Second)
-	if out := s.docker("logs", vm).Stdout; out != "" {
+	time.Sleep(30 * time.Second)
+	if out := s.docker("logs", vm).Stdout; out != "up\n" {
 		t.Errorf("40 MB were written to a full disk: %s", out)
 	}
 	s.equal("recorded", s.inspect(vm, "{{.State.Status}}"), "running")
