@@ -174,13 +174,11 @@ func mountOf(bm bkexecutor.Mount, ms []mount.Mount) (model.Mount, error) {
 	}
 	switch m.Type {
 	case "bind", "rbind":
-		// No selector climbs out of what was mounted: resolved by the runtime
-		// below the source, as a volume's sub-path is.
-		src, err := within(m.Source, bm.Selector)
-		if err != nil {
-			return out, err
-		}
-		out.Type, out.Source = "bind", src
+		// No selector climbs out of what was mounted, whatever links are in
+		// it: the runtime resolves it below the source, by descriptor, since
+		// another step that has the same cache could exchange what a name
+		// stands for between our look and the mount (CVE-2024-23651).
+		out.Type, out.Source, out.Subpath = "bind", m.Source, strings.Trim(filepath.Clean("/"+bm.Selector), "/")
 	case "tmpfs":
 		out.Type, out.Options = "tmpfs", append([]string{"nosuid", "nodev"}, m.Options...)
 	case "overlay":

@@ -8,19 +8,10 @@ import (
 	"slices"
 	"strings"
 
-	securejoin "github.com/cyphar/filepath-securejoin"
 	"golang.org/x/sys/unix"
 
 	"wharf/internal/model"
 )
-
-// within resolves a path below dir, whose links cannot lead out.
-func within(dir, path string) (string, error) {
-	if path == "" || path == "/" || path == "." {
-		return dir, nil
-	}
-	return securejoin.SecureJoin(dir, path)
-}
 
 // stubs are the mount points that a step's start makes in its root: empty
 // files and directories that are not the step's work and must not be in the

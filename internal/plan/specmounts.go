@@ -130,6 +130,9 @@ func (s *starting) userMount(m model.Mount) (specs.Mount, error) {
 	}
 	opts = append(opts, prop)
 	s.rootPropagation(prop)
+	if m.Type == "bind" && m.Subpath != "" { // a volume's is in its source already
+		opts = append(opts, "subpath="+m.Subpath)
+	}
 	return specs.Mount{Destination: m.Destination, Type: "bind", Source: m.Source, Options: opts}, nil
 }
 

@@ -100,7 +100,7 @@ type HostMount struct {
 	Lower     []string      `json:"lower,omitempty"`   // layers: directories, topmost first
 	Upper     string        `json:"upper,omitempty"`   // layers: what is written goes there
 	Work      string        `json:"work,omitempty"`    // layers: overlay's own, beside Upper
-	Subpath   string        `json:"subpath,omitempty"` // layers: what of them, a clean relative path
+	Subpath   string        `json:"subpath,omitempty"` // bind, layers: what of them, a clean relative path
 	Dest      string        `json:"dest,omitempty"`    // for messages
 }
 

@@ -331,3 +331,55 @@ func inSharedTree(t *testing.T, f func()) {
 		t.Fatal(err)
 	}
 }
+
+// TestBindSubpath: a part of a directory that others write to at the same time
+// (a cache of build steps) is what it is looked at, never what a link that
+// they put in its place stands for (CVE-2024-23651).
+func TestBindSubpath(t *testing.T) {
+	needRoot(t)
+	host, cache := t.TempDir(), t.TempDir()
+	write(t, filepath.Join(host, "file"), "host", 0o644)
+	for _, d := range []string{"part", "inside"} {
+		if err := os.Mkdir(filepath.Join(cache, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(cache, d, "file"), d, 0o644)
+	}
+	if err := os.Symlink(host, filepath.Join(cache, "link")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/inside", filepath.Join(cache, "own")); err != nil {
+		t.Fatal(err)
+	}
+	show := func(sub string) (string, error) {
+		b := bundle(t, "cat", "/m/file")
+		b.Spec.Mounts = append(b.Spec.Mounts, specs.Mount{Destination: "/m", Type: "bind", Source: cache, Options: []string{"rbind", "rprivate", "subpath=" + sub}})
+		out, _, err := tryRun(t, b)
+		return out, err
+	}
+	for sub, want := range map[string]string{"part": "part", "own": "inside", "link": ""} {
+		if got, err := show(sub); got != want || (want == "") != (err != nil) {
+			t.Errorf("%s: %q %v", sub, got, err)
+		}
+	}
+	stop := make(chan struct{})
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		for a, b := filepath.Join(cache, "part"), filepath.Join(cache, "link"); ; {
+			select {
+			case <-stop:
+				return
+			default:
+				_ = unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE)
+			}
+		}
+	}()
+	for range 30 {
+		if got, err := show("part"); err == nil && got != "part" {
+			t.Errorf("shown: %q", got)
+		}
+	}
+	close(stop)
+	<-gone
+}

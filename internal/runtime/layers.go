@@ -87,3 +87,25 @@ func cloneInNamespace(fd int, sub, dir string) (part int, err error) {
 	}
 	return part, nil
 }
+
+// openTreeBelow clones what is at sub below dir. Its links are resolved as if
+// dir were the root, and what was looked at is what is cloned, whoever else
+// writes there meanwhile.
+func openTreeBelow(dir, sub string, flags uint) (int, error) {
+	base, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(base)
+	for {
+		at, err := unix.Openat2(base, sub, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS})
+		if err == unix.EAGAIN || err == unix.EINTR { // something was renamed
+			continue
+		}
+		if err != nil {
+			return -1, fmt.Errorf("subpath %q: %w", sub, err)
+		}
+		defer unix.Close(at)
+		return unix.OpenTree(at, "", flags|unix.AT_EMPTY_PATH)
+	}
+}

@@ -68,6 +68,8 @@ func (m *rootMaker) bind(h *HostMount) (fd int, err error) {
 		own := *h
 		own.IDMap, h = false, &own
 		fd, err = openTreeIn(pid, inside, flags)
+	} else if h.Subpath != "" {
+		fd, err = openTreeBelow(h.Source, h.Subpath, flags)
 	} else {
 		fd, err = unix.OpenTree(unix.AT_FDCWD, h.Source, flags)
 	}

@@ -68,6 +68,10 @@ func (c *container) bindMount(m *specs.Mount, o *mountOptions, dest string) erro
 		}
 		src = filepath.Join(c.o.Bundle, src)
 	}
+	sub, err := bindSubpath(o, c.o.Unshifted)
+	if err != nil {
+		return err
+	}
 	if len(o.data) > 0 && c.o.Unshifted { // OCI runtimes take it, and so do callers
 		c.warn("bind mount for %s: option %q belongs to a file system and has no effect on a bind", dest, o.data[0])
 	} else if len(o.data) > 0 {
@@ -78,7 +82,7 @@ func (c *container) bindMount(m *specs.Mount, o *mountOptions, dest string) erro
 	}
 	h := runtime.HostMount{
 		Kind: runtime.HostBind, Source: src, Recursive: o.rbind, Dest: dest, IDMap: c.mapped && (!c.o.Unshifted || o.idmap),
-		Set: o.set, Clear: o.clear, RecSet: o.recSet, RecClear: o.recClear,
+		Set: o.set, Clear: o.clear, RecSet: o.recSet, RecClear: o.recClear, Subpath: sub,
 	}
 	if len(m.UIDMappings) > 0 || len(m.GIDMappings) > 0 {
 		if len(m.UIDMappings) == 0 || len(m.GIDMappings) == 0 {
@@ -108,6 +112,25 @@ func (c *container) bindMount(m *specs.Mount, o *mountOptions, dest string) erro
 	}
 	c.hostMount(h, runtime.StageMount{Dest: dest})
 	return nil
+}
+
+// bindSubpath takes "subpath=" out of a bind's options: what of its source is
+// shown. It is wharf's own word, not one of the OCI specification.
+func bindSubpath(o *mountOptions, unshifted bool) (sub string, err error) {
+	var rest []string
+	for _, d := range o.data {
+		v, ok := strings.CutPrefix(d, "subpath=")
+		switch {
+		case !ok || unshifted:
+			rest = append(rest, d)
+		case !filepath.IsLocal(v):
+			return "", refuse("subpath %q of a bind leads out", v)
+		default:
+			sub = v
+		}
+	}
+	o.data = rest
+	return sub, nil
 }
 
 // byStage: mounts are made one after the other, as the specification has it,
