@@ -162,7 +162,9 @@ func TestMountOf(t *testing.T) {
 		"cache": {bkexecutor.Mount{Dest: "c/"}, mount.Mount{Type: "bind", Source: dir, Options: []string{"rbind", "rw"}},
 			model.Mount{Type: "bind", Source: dir, Destination: "/c"}},
 		"link": {bkexecutor.Mount{Dest: "/c", Selector: "/out"}, mount.Mount{Type: "bind", Source: dir, Options: []string{"ro"}},
-			model.Mount{Type: "bind", Source: filepath.Join(dir, "etc"), Destination: "/c", ReadOnly: true}},
+			model.Mount{Type: "bind", Source: dir, Subpath: "out", Destination: "/c", ReadOnly: true}}, // for the runtime to resolve
+		"climbing": {bkexecutor.Mount{Dest: "/c", Selector: "../../x"}, mount.Mount{Type: "bind", Source: dir},
+			model.Mount{Type: "bind", Source: dir, Subpath: "x", Destination: "/c"}},
 		"image": {bkexecutor.Mount{Dest: "/i", Selector: "x/../y", Readonly: true}, mount.Mount{Type: "overlay", Options: []string{"lowerdir=/b:/a"}},
 			model.Mount{Type: "image", Lower: []string{"/b", "/a"}, Subpath: "y", Destination: "/i", ReadOnly: true}},
 		"rw bind": {bkexecutor.Mount{Dest: "/i"}, mount.Mount{Type: "overlay", Options: []string{"lowerdir=/b:/a", "upperdir=/u", "workdir=/w"}},
