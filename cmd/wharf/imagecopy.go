@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"github.com/containerd/platforms"
 	"github.com/docker/cli/cli"
 	"github.com/docker/cli/cli/command"
 	"github.com/docker/cli/cli/connhelper/commandconn"
@@ -56,6 +57,7 @@ func addImageCopy(root *cobra.Command, dockerCLI command.Cli) error {
 
 func imageCopy(dockerCLI command.Cli) *cobra.Command {
 	var as string
+	var only []string
 	var quiet bool
 	cmd := &cobra.Command{
 		Use:   "copy [OPTIONS] IMAGE ssh://[USER@]HOST[:PORT]|unix://SOCKET",
@@ -72,14 +74,19 @@ be on the other host's PATH; ssh://HOST/PATH names a socket other than its defau
 			}
 			from := engine{dial: dockerCLI.Client().Dialer()}
 			out := dockerCLI.Out()
-			if quiet {
-				return copyImage(cmd.Context(), from, to, args[0], as, io.Discard)
+			what, err := contentQuery(args[0], only)
+			if err != nil {
+				return err
 			}
-			return copyImage(cmd.Context(), from, to, args[0], as, out)
+			if quiet {
+				return copyImage(cmd.Context(), from, to, args[0], what, as, io.Discard)
+			}
+			return copyImage(cmd.Context(), from, to, args[0], what, as, out)
 		},
 		DisableFlagsInUseLine: true,
 	}
 	cmd.Flags().StringVar(&as, "as", "", "Under another name")
+	cmd.Flags().StringSliceVar(&only, "platform", nil, "Of an image for several platforms these alone (all that are here)")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "Say nothing")
 	return cmd
 }
@@ -185,10 +192,27 @@ func (e engine) ask(ctx context.Context, method, path string, in, out any) error
 	return json.NewDecoder(resp.Body).Decode(out)
 }
 
+// contentQuery asks for an image, or for it on some platforms.
+func contentQuery(ref string, only []string) (url.Values, error) {
+	q := url.Values{"image": {ref}}
+	for _, text := range only {
+		p, err := platforms.Parse(text)
+		if err != nil {
+			return nil, fmt.Errorf("--platform: %w", err)
+		}
+		b, err := json.Marshal(p)
+		if err != nil {
+			return nil, err
+		}
+		q.Add("platform", string(b))
+	}
+	return q, nil
+}
+
 // copyImage carries what `to` lacks.
-func copyImage(ctx context.Context, from, to engine, ref, as string, out io.Writer) error {
+func copyImage(ctx context.Context, from, to engine, ref string, what url.Values, as string, out io.Writer) error {
 	var img copiedImage
-	if err := from.ask(ctx, http.MethodGet, "/content?image="+url.QueryEscape(ref), nil, &img); err != nil {
+	if err := from.ask(ctx, http.MethodGet, "/content?"+what.Encode(), nil, &img); err != nil {
 		return err
 	}
 	if as != "" {

@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"wharf/internal/model"
 )
@@ -15,7 +16,7 @@ import (
 // below /wharf/v1/copy. The client reads from one engine and writes to the
 // other; only it reaches both.
 type ImageCopies interface {
-	Content(ctx context.Context, ref string) (model.ImageContent, error)
+	Content(ctx context.Context, ref string, ps []ocispec.Platform) (model.ImageContent, error)
 	ReadBlob(ctx context.Context, d digest.Digest, offset int64) (io.ReadCloser, int64, error)
 	BeginCopy(ctx context.Context, blobs []model.ImageBlob) (model.ImageCopy, error)
 	WriteBlob(ctx context.Context, id string, b model.ImageBlob, r io.Reader) error
@@ -54,7 +55,11 @@ func (s *server) ownMux(routes map[string]handler) *http.ServeMux {
 }
 
 func (s *server) copyContent(c *call) error {
-	img, err := s.ImageCopies.Content(c.ctx(), c.get("image"))
+	ps, err := c.platformsJSON("platform", 0, 0)
+	if err != nil {
+		return err
+	}
+	img, err := s.ImageCopies.Content(c.ctx(), c.get("image"), ps)
 	if err != nil {
 		return err
 	}

@@ -92,7 +92,7 @@ func TestAttestationsTravel(t *testing.T) {
 	must(t, two.Save(ctx, []string{ref}, nil, &archive))
 	three.load(t, archive.Bytes())
 	check(three, ref)
-	img, err := two.Content(ctx, ref)
+	img, err := two.Content(ctx, ref, nil)
 	must(t, err)
 	four := open(t, t.TempDir())
 	begun, err := four.BeginCopy(ctx, img.Blobs)

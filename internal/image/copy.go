@@ -2,13 +2,16 @@ package image
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -23,10 +26,15 @@ const copyLabel = "wharf/copy"
 // maxCopied bounds the pieces of one image.
 const maxCopied = 10_000
 
-// Content implements dockerapi.ImageCopies: what is here of an image.
-func (s *Store) Content(ctx context.Context, ref string) (model.ImageContent, error) {
+// Content implements dockerapi.ImageCopies: what is here of an image, or of it
+// for some platforms. The image stays the same: its index lists others too.
+func (s *Store) Content(ctx context.Context, ref string, ps []ocispec.Platform) (model.ImageContent, error) {
 	ctx = s.ctx(ctx)
 	f, err := s.find(ctx, ref)
+	if err != nil {
+		return model.ImageContent{}, err
+	}
+	only, err := s.onlyPlatforms(ctx, ref, f.target, ps)
 	if err != nil {
 		return model.ImageContent{}, err
 	}
@@ -53,6 +61,9 @@ func (s *Store) Content(ctx context.Context, ref string) (model.ImageContent, er
 				return err
 			}
 			for _, c := range doc.children() {
+				if only != nil && images.IsManifestType(c.MediaType) && !only[c.Digest] && !only[digest.Digest(c.Annotations[attestedDigest])] {
+					continue
+				}
 				if err := add(c, depth-1); err != nil {
 					return err
 				}
@@ -62,6 +73,28 @@ func (s *Store) Content(ctx context.Context, ref string) (model.ImageContent, er
 		return nil
 	}
 	return out, add(f.target, 4)
+}
+
+// onlyPlatforms are the manifests for ps; nil for all.
+func (s *Store) onlyPlatforms(ctx context.Context, ref string, target ocispec.Descriptor, ps []ocispec.Platform) (map[digest.Digest]bool, error) {
+	if len(ps) == 0 {
+		return nil, nil
+	}
+	only := map[digest.Digest]bool{}
+	for i := range ps {
+		v, err := s.variant(ctx, target, &ps[i])
+		if errors.Is(err, errNoPlatform) {
+			return nil, noPlatform(ref, &ps[i])
+		}
+		if err != nil {
+			return nil, err
+		}
+		if s.complete(ctx, v.desc) != nil {
+			return nil, model.Refuse(errdefs.ErrNotFound, "image %s: layers of %s are not here; pull it again", ref, platforms.Format(ps[i]))
+		}
+		only[v.desc.Digest] = true
+	}
+	return only, nil
 }
 
 // ReadBlob opens a piece of content at an offset.

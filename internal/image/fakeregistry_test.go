@@ -34,17 +34,17 @@ type fakeRegistry struct {
 	swap           string // digest for which other content is sent
 	fail           int    // that many requests are answered 503
 
-	parts   []byte   // of the upload under way
-	cutUp   int64    // an upload's PATCH is cut after so many bytes, as often as
-	cuts    int      // this says
-	lost    bool     // uploads that were cut are forgotten
-	noParts bool     // PATCH is refused
-	patches []string // Content-Range headers seen
-	took    int64    // bytes of uploads
+	parts   map[string][]byte // of uploads under way, by path
+	cutUp   int64             // an upload's PATCH is cut after so many bytes, as often as
+	cuts    int               // this says
+	lost    bool              // uploads that were cut are forgotten
+	noParts bool              // PATCH is refused
+	patches []string          // Content-Range headers seen
+	took    int64             // bytes of uploads
 }
 
 func newFakeRegistry() *fakeRegistry {
-	return &fakeRegistry{blobs: map[string][]byte{}, manifests: map[string][]byte{}, types: map[string]string{}, wasCut: map[string]bool{}}
+	return &fakeRegistry{blobs: map[string][]byte{}, manifests: map[string][]byte{}, types: map[string]string{}, wasCut: map[string]bool{}, parts: map[string][]byte{}}
 }
 
 var (
@@ -138,15 +138,14 @@ func (f *fakeRegistry) upload(w http.ResponseWriter, r *http.Request, repo strin
 			w.WriteHeader(http.StatusCreated)
 			return
 		}
-		f.parts = nil
-		w.Header().Set("Location", "/v2/"+repo+"/blobs/uploads/1")
+		w.Header().Set("Location", "/v2/"+repo+"/blobs/uploads/"+strconv.Itoa(len(f.requests)))
 		w.WriteHeader(http.StatusAccepted)
 	case http.MethodGet, http.MethodPatch:
 		f.uploadPart(w, r)
 	case http.MethodPut:
 		b, _ := io.ReadAll(r.Body)
 		f.took += int64(len(b))
-		b, f.parts = append(f.parts, b...), nil
+		b = append(f.parts[r.URL.Path], b...)
 		if digest.FromBytes(b).String() != q.Get("digest") {
 			w.WriteHeader(http.StatusBadRequest)
 			return
@@ -170,14 +169,14 @@ func (f *fakeRegistry) uploadPart(w http.ResponseWriter, r *http.Request) {
 		if f.cuts > 0 {
 			f.cuts--
 			b, _ := io.ReadAll(io.LimitReader(r.Body, f.cutUp))
-			f.parts, f.took = append(f.parts, b...), f.took+int64(len(b))
+			f.parts[r.URL.Path], f.took = append(f.parts[r.URL.Path], b...), f.took+int64(len(b))
 			panic(http.ErrAbortHandler)
 		}
 		b, _ := io.ReadAll(r.Body)
-		f.parts, f.took = append(f.parts, b...), f.took+int64(len(b))
+		f.parts[r.URL.Path], f.took = append(f.parts[r.URL.Path], b...), f.took+int64(len(b))
 	}
 	w.Header().Set("Location", r.URL.Path)
-	w.Header().Set("Range", "0-"+strconv.Itoa(max(0, len(f.parts)-1)))
+	w.Header().Set("Range", "0-"+strconv.Itoa(max(0, len(f.parts[r.URL.Path])-1)))
 	w.WriteHeader(http.StatusNoContent)
 }
 

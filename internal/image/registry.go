@@ -76,6 +76,11 @@ func (s *Store) hosts(ctx context.Context, domain string, auth *registry.AuthCon
 	}
 	if s.opts.CertsDir != "" {
 		o.HostDir = dconfig.HostDirFromRoot(s.opts.CertsDir)
+		if dir, err := o.HostDir(domain); err == nil {
+			if err := checkCerts(dir); err != nil {
+				return nil, fmt.Errorf("registry %s: %w", domain, err)
+			}
+		}
 	}
 	if s.insecure(domain) {
 		o.DefaultTLS = &tls.Config{InsecureSkipVerify: true} //nolint:gosec // asked for, or loopback

@@ -35,7 +35,7 @@ func checkBundle(s Signature, w Want, keys []PublicKey) (Verified, error) {
 		return Verified{}, fmt.Errorf("not a Sigstore bundle: %w", err)
 	}
 	if b.Envelope == nil || b.Envelope.PayloadType != inTotoType {
-		return Verified{}, fmt.Errorf("a bundle without an in-toto statement says nothing about an image: %w", ErrOther)
+		return Verified{}, otherf("a bundle without an in-toto statement says nothing about an image")
 	}
 	signed := preAuthenticated(b.Envelope.PayloadType, b.Envelope.Payload)
 	for _, k := range keys {
@@ -46,7 +46,7 @@ func checkBundle(s Signature, w Want, keys []PublicKey) (Verified, error) {
 			v, err := checkStatement(b.Envelope.Payload, w.Digest)
 			v.Key = k
 			if err == nil && w.Repository != "" {
-				err = fmt.Errorf("a Sigstore bundle, which names no repository: %w", ErrOther)
+				err = otherf("the signature is a Sigstore bundle, which names no repository: identity \"any\" (--any-repository) takes it")
 			}
 			return v, err
 		}
@@ -69,7 +69,7 @@ func checkStatement(b []byte, want digest.Digest) (Verified, error) {
 	}
 	v := Verified{Format: FormatBundle}
 	if st.PredicateType != cosignSigned {
-		return v, fmt.Errorf("a statement of type %q: %w", st.PredicateType, ErrOther)
+		return v, otherf("it is a statement of type %q", st.PredicateType)
 	}
 	for _, s := range st.Subject {
 		if s.Digest[want.Algorithm().String()] == want.Encoded() {
@@ -77,5 +77,5 @@ func checkStatement(b []byte, want digest.Digest) (Verified, error) {
 			return v, nil
 		}
 	}
-	return v, fmt.Errorf("a signature for something else than %s: %w", want, ErrOther)
+	return v, otherf("the signature is for something else than %s", want)
 }

@@ -31,6 +31,14 @@ const (
 // ErrOther marks a good signature that is about another image or repository.
 var ErrOther = errors.New("another image")
 
+// other is an ErrOther with its own words.
+type other string
+
+func otherf(format string, args ...any) error { return other(fmt.Sprintf(format, args...)) }
+
+func (o other) Error() string        { return string(o) }
+func (o other) Is(target error) bool { return target == ErrOther }
+
 // payload is what simple signing signs.
 type payload struct {
 	Critical struct {
@@ -111,11 +119,11 @@ func checkPayload(b []byte, w Want) (Verified, error) {
 	v := Verified{Format: FormatSimple, Repository: p.Critical.Identity.Reference, Annotations: p.Optional}
 	switch {
 	case p.Critical.Type != payloadType && p.Critical.Type != payloadTypeAtomic:
-		return v, fmt.Errorf("the signed text is a %q: %w", p.Critical.Type, ErrOther)
+		return v, otherf("the signed text is a %q", p.Critical.Type)
 	case p.Critical.Image.Digest != w.Digest:
-		return v, fmt.Errorf("a signature for %s: %w", p.Critical.Image.Digest, ErrOther)
+		return v, otherf("the signature is for %s", p.Critical.Image.Digest)
 	case w.Repository != "" && !SameRepository(v.Repository, w.Repository):
-		return v, fmt.Errorf("a signature for the repository %s: %w", v.Repository, ErrOther)
+		return v, otherf("the signature is for the repository %s", v.Repository)
 	}
 	return v, nil
 }

@@ -47,6 +47,7 @@ func TestImageCopy(t *testing.T) {
 		"want ssh://HOST or unix":        {one, "https://x"},
 		"no such file or directory":      {one, "unix:///nonesuch.sock"},
 		"invalid reference format":       {"--as", "Bad:Name:", one, to},
+		"linux/s390x":                    {"--platform", "linux/s390x", one, to},
 	} {
 		if r := s.wharf(append([]string{"image", "copy"}, args...)...); r.Code == 0 || !strings.Contains(r.Stderr, text) {
 			t.Errorf("want %q from %s", text, r)
