@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/google/go-cmp/cmp"
 	"github.com/moby/buildkit/client"
@@ -251,5 +252,25 @@ func TestUppers(t *testing.T) {
 	_ = give()
 	if _, err := u.take(context.Background(), "/a"); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestChainNames: BuildKit's name of a layer and the image room's are one.
+func TestChainNames(t *testing.T) {
+	chain := "sha256:" + strings.Repeat("ab", 32)
+	theirs := layerName(chain)
+	if theirs == chain || chainName(theirs) != chain {
+		t.Errorf("%s is %s there and %s back", chain, theirs, chainName(theirs))
+	}
+	for _, same := range []string{"", "abc", "sha256:ab", "extract-x " + chain, "buildkit-layer-snapshot-v1-x"} {
+		if chainName(same) != same || layerName(same) != same {
+			t.Errorf("%q becomes %q and %q", same, chainName(same), layerName(same))
+		}
+	}
+	if r := chainResource(leases.Resource{ID: theirs, Type: "content"}); r.ID != theirs {
+		t.Error("a blob's name is changed")
+	}
+	if r := chainResource(leases.Resource{ID: theirs, Type: "snapshots/overlayfs"}); r.ID != chain {
+		t.Error("a lease holds another layer")
 	}
 }

@@ -237,5 +237,12 @@ func (m markingLeases) AddResource(ctx context.Context, l leases.Lease, r leases
 	if err := m.changed(); err != nil {
 		return err
 	}
-	return m.Manager.AddResource(ctx, l, r)
+	return m.Manager.AddResource(ctx, l, chainResource(r))
+}
+
+func (m markingLeases) DeleteResource(ctx context.Context, l leases.Lease, r leases.Resource) error {
+	if err := m.changed(); err != nil {
+		return err
+	}
+	return m.Manager.DeleteResource(ctx, l, chainResource(r))
 }

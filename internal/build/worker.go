@@ -125,7 +125,7 @@ func (r *Room) newWorker() (*worker, error) {
 		BuildkitVersion: client.BuildkitVersion{Package: "github.com/moby/buildkit", Version: "wharf-" + r.opts.Version},
 		GCPolicy:        r.opts.GC.policies(root),
 		Executor:        &executor{steps: r.opts.Steps, insecure: r.opts.Insecure, running: map[string]*runningStep{}},
-		Snapshotter:     bksnapshot.NewSnapshotter(im.SnapshotterName(), im.Snapshotter(), r.opts.Namespace, nil),
+		Snapshotter:     bksnapshot.NewSnapshotter(im.SnapshotterName(), chainNames{im.Snapshotter()}, r.opts.Namespace, nil),
 		ContentStore:    cs,
 		Applier:         apply.NewFileSystemApplier(cs),
 		Differ:          walking.NewWalkingDiff(cs),
