@@ -6,6 +6,8 @@ import (
 	"os"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"wharf/internal/config"
 	"wharf/internal/driver"
 	"wharf/internal/driver/qemu"
@@ -30,8 +32,15 @@ func openMachines(c *config.Config) (*qemu.Driver, error) {
 	if err != nil {
 		return nil, err
 	}
+	var host unix.Sysinfo_t
+	_ = unix.Sysinfo(&host)                                                                  // never fails
+	pressure, err := config.ParseBalloon(c.VMBalloon, int64(host.Totalram)*int64(host.Unit)) //nolint:unconvert // not everywhere the same type
+	if err != nil {
+		return nil, err
+	}
 	return qemu.New(qemu.Options{
-		VMM: c.VMHolder, QEMU: c.VMQemu, Virtiofsd: c.VMVirtiofsd,
+		Pressure: pressure,
+		VMM:      c.VMHolder, QEMU: c.VMQemu, Virtiofsd: c.VMVirtiofsd,
 		ExecRoot: c.ExecRoot, CgroupParent: strings.TrimPrefix(c.CgroupParent, "/"),
 		Boot:   boot.New(bootOptions(c)),
 		Accel:  p.Accel,

@@ -3,7 +3,10 @@ package config
 import (
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
+
+	"github.com/docker/go-units"
 )
 
 // minVMMemory is what a kernel and the agent need to come up.
@@ -18,6 +21,9 @@ func (c *Config) checkVM() error {
 	}
 	if c.VMMemory < minVMMemory {
 		return fmt.Errorf("invalid vm-memory %d: a virtual machine needs %d MiB or more", c.VMMemory, minVMMemory>>20)
+	}
+	if _, err := ParseBalloon(c.VMBalloon, 1<<40); err != nil {
+		return err
 	}
 	for _, p := range c.IsolationPolicy {
 		if _, _, _, err := ParsePolicy(p); err != nil {
@@ -42,6 +48,23 @@ func (c *Config) checkVM() error {
 		c.VMGuest = besides("wharf-guest", "/usr/libexec/wharf/wharf-guest")
 	}
 	return nil
+}
+
+// ParseBalloon reads vm-balloon on a host with so many bytes of memory: "10%",
+// "2g"; "off" is 0.
+func ParseBalloon(text string, total int64) (int64, error) {
+	if text == "off" {
+		return 0, nil
+	}
+	if part, ok := strings.CutSuffix(text, "%"); ok {
+		n, err := strconv.ParseFloat(part, 64)
+		if err == nil && n > 0 && n < 100 {
+			return int64(n / 100 * float64(total)), nil
+		}
+	} else if n, err := units.RAMInBytes(text); err == nil && n > 0 {
+		return n, nil
+	}
+	return 0, fmt.Errorf("invalid vm-balloon %q: give a part of the host's memory (10%%), a size (2g) or off", text)
 }
 
 // ParsePolicy reads one line of isolation-policy: "vm:label=tenant=acme",

@@ -63,6 +63,7 @@ func (e *engine) Create(st *monitorapi.Start, f monitor.Files) (_ monitor.Proces
 	e.mu.Unlock()
 	go m.watch()
 	go m.followClock()
+	go m.breathe()
 	go m.watchDisk()
 	go m.followEtc(spec.Etc)
 	go m.relieve()
@@ -113,6 +114,8 @@ func (e *engine) Serve(conn *os.File, r *monitorapi.Reader, q monitorapi.Request
 		return true, true, m.pass(conn, r, q)
 	case vmmapi.OpPlug:
 		return true, false, m.plug(conn, q)
+	case vmmapi.OpBalloon:
+		return true, false, m.serveBalloon(conn, q)
 	case vmmapi.OpQMP:
 		return true, false, m.serveQMP(conn, q)
 	}

@@ -35,6 +35,8 @@ type machine struct {
 	session  *yamux.Session
 	trace    trace
 	warnings []string
+	bmu      sync.Mutex // held while the balloon is looked at
+	balloon  balloon
 
 	down   chan struct{} // closed when QEMU has ended
 	status syscall.WaitStatus
@@ -72,7 +74,7 @@ func (t *trace) inside(steps []guestapi.Step) {
 // start runs QEMU and the shares' daemons. Nothing of the guest has been
 // waited for when it returns.
 func start(spec *vmmapi.Machine, f monitor.Files, taps taps) (_ *machine, err error) {
-	m := &machine{spec: spec, down: make(chan struct{})}
+	m := &machine{spec: spec, balloon: newBalloon(spec), down: make(chan struct{})}
 	var u, always undo.Stack
 	defer u.OnError(&err)
 	defer func() { _ = always.Run() }()

@@ -54,6 +54,9 @@ type Options struct {
 	Accel func(context.Context) (accel, why string, err error)
 	// Memory in bytes is a machine's without --memory; 0 is 512 MiB.
 	Memory int64
+	// Pressure in bytes: with less of the host's memory available, guests are
+	// asked for what they do not need. 0 never asks.
+	Pressure int64
 	// IDs is the range that QEMU has whose instance has none (--privileged).
 	IDs model.IDRange
 	// NoTemplates starts every machine cold.
@@ -168,10 +171,19 @@ const closeTime = 10 * time.Second
 // templates under way, of this daemon's. An earlier one's are swept.
 func (d *Driver) List(ctx context.Context) ([]model.ID, error) {
 	all, err := d.Driver.List(ctx)
-	return slices.DeleteFunc(all, func(id model.ID) bool {
-		_, making := d.m.underWay.Load(id)
-		return making || d.helpers.has(id)
-	}), err
+	return slices.DeleteFunc(all, d.own), err
+}
+
+// own says whether a machine is the driver's own, and no instance.
+func (d *Driver) own(id model.ID) bool {
+	_, making := d.m.underWay.Load(id)
+	return making || d.helpers.has(id)
+}
+
+// Fsck is held's, without what List leaves out.
+func (d *Driver) Fsck(ctx context.Context, records []model.Container) ([]model.Finding, error) {
+	found, err := d.Driver.Fsck(ctx, records)
+	return slices.DeleteFunc(found, func(f model.Finding) bool { return d.own(f.ID) }), err
 }
 
 // find returns the first of programs that is there.

@@ -104,7 +104,7 @@ func (m *machines) Prepare(ctx context.Context, b *model.Bundle, cgroup string) 
 	} else if err := h.measure(); err != nil {
 		return nil, nil, err
 	}
-	out := &vmmapi.Machine{Boot: g.boot, Etc: g.etc, BootTime: m.bootTime(h.accel), StopTime: stopTime}
+	out := &vmmapi.Machine{Memory: h.memory, Pressure: m.o.Pressure, Boot: g.boot, Etc: g.etc, BootTime: m.bootTime(h.accel), StopTime: stopTime}
 	out.Boot.Time, out.Boot.Orphaned = time.Now().UnixNano(), orphanTime
 	out.Boot.Entropy = make([]byte, 64)
 	_, _ = rand.Read(out.Boot.Entropy) // never fails (Go 1.24)

@@ -10,7 +10,9 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"wharf/api/guestapi"
+	"wharf/api/monitorapi"
 	"wharf/internal/runtime/cgroup"
+	"wharf/internal/vmm/vmmapi"
 )
 
 // Update changes live limits: CPU time and disks around QEMU, memory and
@@ -45,10 +47,28 @@ func (i *instance) Update(ctx context.Context, r container.Resources) error {
 			return err
 		}
 	}
+	if r.Memory > 0 {
+		if err := i.resize(ctx, r.Memory+guestExtra); err != nil {
+			return err
+		}
+	}
 	want.Memory, want.Pids, want.HugepageLimits = nil, nil, nil
 	g, err := i.Group()
 	if err != nil {
 		return err
 	}
 	return g.Update(want)
+}
+
+// resize has the machine keep so much memory; the host gets the rest.
+func (i *instance) resize(ctx context.Context, memory int64) error {
+	body, err := json.Marshal(vmmapi.Balloon{Memory: memory})
+	if err != nil {
+		return err
+	}
+	err = i.Call(ctx, monitorapi.Request{Op: vmmapi.OpBalloon, Body: body})
+	if errdefs.IsNotImplemented(err) { // it was started by an earlier version: its limit holds all the same
+		return nil
+	}
+	return err
 }

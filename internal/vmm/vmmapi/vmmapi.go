@@ -31,6 +31,12 @@ type Machine struct {
 	// boots.
 	Incoming int `json:"incoming,omitempty"`
 
+	// Memory is the machine's, in bytes, when its balloon may be used. Pressure is
+	// how much of the host's has to be available for the guest to have all of it;
+	// 0: it always has.
+	Memory   int64 `json:"memory,omitempty"`
+	Pressure int64 `json:"pressure,omitempty"`
+
 	Boot guestapi.Boot    `json:"boot"`
 	Main guestapi.Process `json:"main"`
 	// BootTime is how long the agent may take to answer, and StopTime how long
@@ -87,9 +93,10 @@ type EtcFile struct {
 
 // Operations beside monitorapi's. Request.Body is what each says.
 const (
-	OpGuest = "guest" // a guestapi.Request, passed on; the connection becomes its stream
-	OpQMP   = "qmp"   // QMP; the answer's return value
-	OpPlug  = "plug"  // Plug: a tap becomes the network of a device that has none
+	OpGuest   = "guest"   // a guestapi.Request, passed on; the connection becomes its stream
+	OpQMP     = "qmp"     // QMP; the answer's return value
+	OpBalloon = "balloon" // Balloon
+	OpPlug    = "plug"    // Plug: a tap becomes the network of a device that has none
 )
 
 // Plug connects a network device, by its number, to a tap of the daemon's
@@ -101,6 +108,12 @@ type Plug struct {
 	Out    bool   `json:"out,omitempty"`
 	// Direct: the device was made with its tap, not with a hub to plug into.
 	Direct bool `json:"direct,omitempty"`
+}
+
+// Balloon sets how much memory the machine may have: at most what it was made
+// with, at least what a guest needs. A clone keeps all of it.
+type Balloon struct {
+	Memory int64 `json:"memory"` // bytes
 }
 
 // QMP is a command for QEMU.
