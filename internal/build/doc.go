@@ -3,7 +3,7 @@
 // each step as the containers of `run` are run.
 //
 // It owns everything below Options.Root (cache.db, history.db, metadata.db,
-// workerid) and, in the image room's database, the leases and snapshots that
+// workerid, unsettled) and, in the image room's database, the leases and snapshots that
 // BuildKit makes: it lets go of them by its own collection (Prune).
 //
 // # Doors
@@ -17,6 +17,11 @@
 // that builds nothing pays nothing. Dockerfiles are read by the built-in
 // frontend, also where a "# syntax=" line names docker/dockerfile. Images that
 // are here already are not looked for at a registry.
+//
+// The tables do not wait for the disk; the file unsettled tells from a power cut
+// on that they are not to be trusted (unsettled.go). What was built is handed
+// to the image room as it lies (adopt.go), and its layers are BuildKit's
+// (layernames.go).
 //
 // A step's process, its networks and its ids are lifecycle's (Options.Steps);
 // what a dead daemon left of them is swept as everything without a record.

@@ -7,6 +7,7 @@
 //
 //	content/            blobs and half-finished ingests (containerd's content store)
 //	meta.db             names, labels, leases (containerd's metadata, bolt)
+//	meta.db.point       where its last whole state begins (ledger.go); layers/metadata.db has one too
 //	layers/             unpacked layers (containerd's overlay snapshotter)
 //	disks/              EROFS images of chains, for instances with a kernel of their own
 //	containers/<id>/    one per prepared container: upper, work (disk: see erofs.go), and base, a
@@ -30,6 +31,9 @@
 // directories without a parent and linked into their chain afterwards. A layer's
 // files are on the disk (syncfs(2), sync.go) before it is recorded.
 //
+// Commits of the tables do not wait for the disk; what a name, a container or a
+// removed file stands on does (docs/decisions/points.md).
+//
 // A container's writable layer costs no database write. That its image may not
 // be collected follows from the links in containers/<id>, which the garbage
 // collector reads as roots. Prepare and the collector's mark-to-sweep
@@ -48,6 +52,7 @@
 // # Lock order
 //
 // Store.names (changes of names), then the metadata database's own locks, then
-// gc.mu, then Store.mu (caches) or mounts.mu. No lock is held while a layer is
+// gc.mu, then Store.mu (caches), mounts.mu or
+// ledger.mu (the metadata's, then the layers'), which are last. No lock is held while a layer is
 // unpacked or a registry is asked.
 package image

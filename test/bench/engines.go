@@ -34,6 +34,7 @@ type bench struct {
 	scales  []scaled
 	network *netFigures
 	vms     []vmRow
+	builds  []buildRow
 }
 
 // engine is a daemon of its own with a Docker API.

@@ -80,6 +80,7 @@ type part struct {
 var parts = []part{
 	{name: "network", do: (*bench).measureNetwork, alone: true},
 	{name: "verbs", do: (*bench).measureAll},
+	{name: "build", do: (*bench).measureBuild},
 	{name: "scale", do: (*bench).measureScale},
 	{name: "vm", do: (*bench).measureVM},
 }

@@ -34,7 +34,7 @@ func replace(page, name, text string) string {
 
 // write prints what was measured and puts it into the page.
 func (b *bench) write() error {
-	pages := [][2]string{{"main", ""}, {"network", b.networkReport()}, {"vm", b.vmReport()}, {"scale", b.scaleReport()}}
+	pages := [][2]string{{"main", ""}, {"network", b.networkReport()}, {"build", b.buildReport()}, {"vm", b.vmReport()}, {"scale", b.scaleReport()}}
 	if b.whole {
 		pages[0][1] = b.report()
 	}
