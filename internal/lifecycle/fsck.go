@@ -159,7 +159,7 @@ func (s fsck) round(ctx context.Context, ids []model.ID, out *model.Fsck) (found
 			return nil, nil, wrap(err, "check %s", name)
 		}
 		for _, f := range fs {
-			if f.Room = name; keeps[name] && s.trash.has(f.ID) {
+			if f.Room = name; keeps[name] && f.Thing != thingRemoved && s.trash.has(f.ID) {
 				continue // what is in the trash stays where it was
 			}
 			if len(ids) == 0 || concerns(f.ID, ids) {

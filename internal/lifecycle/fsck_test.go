@@ -69,6 +69,44 @@ func TestFsckFindsAndRepairs(t *testing.T) {
 	}
 }
 
+// The trash and its table of records are the same, and no container is in it.
+func TestFsckTrash(t *testing.T) {
+	w := newWorld(t)
+	w.bounds = TrashBounds{MaxAge: time.Hour, MaxSize: 1 << 30, MaxCount: 10}
+	e := w.engine()
+	alive := model.ID(create(t, e, "alive", nil))
+	gone := model.ID(create(t, e, "gone", nil))
+	if err := e.Remove(bg, string(gone), model.RemoveRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := findings(t, e, false); len(got) != 0 {
+		t.Fatalf("all is well, but: %v", got)
+	}
+	w.mu.Lock()
+	delete(w.removed, gone)
+	w.removed[alive] = w.recs[alive]
+	stray := model.ID(strings.Repeat("7", 64))
+	w.removed[stray] = model.Container{ID: stray, Name: "stray"}
+	w.mu.Unlock()
+	want := []string{"lifecycle removed container", "lifecycle removed container", "lifecycle removed container"}
+	if got, rep := findings(t, e, false); !slices.Equal(got, want) {
+		t.Errorf("found %q: %+v", got, rep)
+	}
+	if _, rep := findings(t, e, true); !rep.Clean() {
+		t.Errorf("not repaired: %+v", rep.Findings)
+	}
+	// What the entry without a record had is found now, and removed.
+	if _, rep := findings(t, e, true); !rep.Clean() {
+		t.Errorf("not repaired: %+v", rep.Findings)
+	}
+	if got, _ := findings(t, e, false); len(got) != 0 {
+		t.Errorf("after the repair: %v", got)
+	}
+	if _, err := e.Inspect(bg, string(alive), false); err != nil {
+		t.Errorf("the container that was in the trash as well: %v", err)
+	}
+}
+
 // What somebody works on right now is nobody's finding.
 func TestFsckWhileAVerbRuns(t *testing.T) {
 	w := newWorld(t)

@@ -47,6 +47,11 @@ func (s *ownCheck) Fsck(ctx context.Context, all []model.Container) ([]model.Fin
 		names[c.Name] = c.ID
 	}
 	out = append(out, s.ranges(all)...)
+	trashed, err := s.trashTable(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out = append(out, trashed...)
 	dirs, err := os.ReadDir(filepath.Join(s.opts.DataRoot, "containers"))
 	if err != nil {
 		return nil, err
@@ -117,6 +122,9 @@ func (s *ownCheck) shares(c *model.Container) bool {
 
 // Repair implements Checker.
 func (s *ownCheck) Repair(ctx context.Context, f model.Finding) error {
+	if f.Thing == thingRemoved {
+		return s.repairTrash(ctx, f.ID)
+	}
 	e := s.index.get(f.ID)
 	if f.Thing == thingDirectory && e == nil {
 		return os.RemoveAll(s.dir(f.ID))

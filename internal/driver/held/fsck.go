@@ -15,6 +15,7 @@ import (
 
 	"wharf/api/monitorapi"
 	"wharf/internal/model"
+	"wharf/internal/runtime/cgroup"
 )
 
 // Kinds of what Fsck finds.
@@ -58,6 +59,9 @@ func (d *Driver) Fsck(ctx context.Context, records []model.Container) ([]model.F
 		}
 		out = append(out, model.Finding{Thing: thingMonitor, Name: "process " + strconv.Itoa(m.pid), ID: m.id, Detail: detail,
 			Remedy: "end the process and what it holds"})
+	}
+	if d.Isolation() == model.IsolationContainer { // once for all drivers
+		out = append(out, d.strayGroups(records)...)
 	}
 	return out, ctx.Err()
 }
@@ -131,6 +135,9 @@ func (d *Driver) isHolder(pid int) bool {
 // Repair ends a monitor that Fsck found. Its container's processes end with
 // Release.
 func (d *Driver) Repair(ctx context.Context, f model.Finding) error {
+	if f.Thing == thingGroup {
+		return cgroup.Open(f.Name).Remove()
+	}
 	if f.Thing != thingMonitor {
 		return errors.New("there is no repair for this")
 	}

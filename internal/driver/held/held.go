@@ -116,6 +116,7 @@ func New(o Options) (*Driver, error) {
 	if err := os.MkdirAll(d.instances, 0o700); err != nil {
 		return nil, err
 	}
+	d.noteParent()
 	d.refill()
 	return d, nil
 }

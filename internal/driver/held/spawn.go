@@ -88,6 +88,7 @@ func (d *Driver) Close() error {
 	for _, m := range spare {
 		errs = append(errs, m.control.Close())
 	}
+	d.removeParent()
 	return errors.Join(errs...)
 }
 
