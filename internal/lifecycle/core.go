@@ -92,9 +92,9 @@ func (c *core) force(ctx context.Context, e *entry, change func(*model.Container
 	return true
 }
 
-// settle releases a run whose exit could not be recorded at its end: until
-// then the monitor's own note of it was the only one. The caller holds the
-// verb lock.
+// settle releases a run whose exit could not be recorded at its end (until
+// then the monitor's own note of it was the only one), or that could not be
+// released. The caller holds the verb lock.
 func (c *core) settle(ctx context.Context, e *entry) {
 	if !e.kept.Swap(false) {
 		return

@@ -83,7 +83,7 @@ func (s *starter) abandon(ctx context.Context, r *run) error {
 		return nil
 	}
 	_, _ = x.end(errAbandoned)
-	return r.drv.Release(ctx, r.e.id)
+	return s.releaseInstance(ctx, r)
 }
 
 // netns is the path of the network namespace to attach.

@@ -301,6 +301,12 @@ func (s *starter) makeInstance(ctx context.Context, r *run) (err error) {
 	return err
 }
 
+// releaseInstance tries again before the next start or the removal when it
+// fails: see settle.
 func (s *starter) releaseInstance(ctx context.Context, r *run) error {
-	return r.drv.Release(ctx, r.e.id)
+	err := r.drv.Release(ctx, r.e.id)
+	if err != nil {
+		r.e.kept.Store(true)
+	}
+	return err
 }

@@ -362,14 +362,19 @@ func living(pids []int) []int {
 	return out
 }
 
+// removeTime is how long what was killed may hold its cgroup: a machine with a
+// gigabyte gives that back before it is gone, on a busy host for seconds.
+const removeTime = 5 * time.Second
+
 // removeTree removes a cgroup and those that were made below it.
 func removeTree(dir string) error {
-	for wait := time.Millisecond; ; wait *= 2 {
+	began := time.Now()
+	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
 		err := removeOnce(dir)
 		if err == nil || errors.Is(err, os.ErrNotExist) {
 			return nil
 		}
-		if wait > 500*time.Millisecond || !errors.Is(err, unix.EBUSY) {
+		if time.Since(began) > removeTime || !errors.Is(err, unix.EBUSY) {
 			return fmt.Errorf("remove cgroup: %w", err)
 		}
 		time.Sleep(wait)
