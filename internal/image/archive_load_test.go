@@ -317,6 +317,7 @@ func TestHostileLayers(t *testing.T) {
 		"absolute":     {{name: outside, body: "bad"}},
 		"through link": {{name: "l", kind: tar.TypeSymlink, link: filepath.Dir(outside)}, {name: "l/outside", body: "bad"}},
 		"hard link":    {{name: "h", kind: tar.TypeLink, link: outside}, {name: "h", body: "bad"}},
+		"its content":  {{name: "h", kind: tar.TypeLink, link: outside}},
 		"white link":   {{name: "l", kind: tar.TypeSymlink, link: filepath.Dir(outside)}, {name: "l/.wh.outside"}},
 		"opaque link":  {{name: "l", kind: tar.TypeSymlink, link: filepath.Dir(outside)}, {name: "l/.wh..wh..opq"}},
 		"redirect":     {{name: "d", kind: tar.TypeDir, mode: 0o755, pax: map[string]string{"SCHILY.xattr.trusted.overlay.redirect": "/etc"}}},
