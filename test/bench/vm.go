@@ -1,8 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -25,13 +28,34 @@ func (b *bench) measureVM() error {
 		fmt.Fprintln(os.Stderr, "bench: no virtual machines:", err)
 		return nil
 	}
-	time.Sleep(20 * time.Second) // the template of this size is made behind
-	for _, step := range []func() error{b.vmStart, b.vmInside, b.vmNetwork, b.vmMany} {
+	if err := b.vmTemplate(); err != nil {
+		return err
+	}
+	for _, step := range []func() error{b.vmStart, b.vmInside, b.vmNetwork, b.vmImage, b.vmMany} {
 		if err := step(); err != nil {
 			return fmt.Errorf("vm: %w", err)
 		}
 	}
 	return nil
+}
+
+// vmTemplate waits until machines are cloned: the template of their size is
+// made behind the first start.
+func (b *bench) vmTemplate() error {
+	for end := time.Now().Add(3 * time.Minute); time.Now().Before(end); time.Sleep(2 * time.Second) {
+		id, err := b.cliOut(b.wharf, "run", "-d", "--isolation", "vm", "-m", vmIdle, "busybox", "sleep", "100000")
+		if err != nil {
+			return err
+		}
+		timing, err := b.commandOut(filepath.Join(b.bin, "wharf"), b.wharf, "inspect", "--timing", id)
+		if err := errors.Join(err, b.cli(b.wharf, "rm", "-f", id)); err != nil {
+			return err
+		}
+		if strings.Contains(timing, "clone resumes") {
+			return nil
+		}
+	}
+	return errors.New("no machine was cloned within three minutes")
 }
 
 func (b *bench) vmRounds() int { return max(3, b.rounds/4) }
@@ -50,17 +74,36 @@ func timed(n int, f func() error) (float64, error) {
 }
 
 // vmCompare takes a row; args is the command line for one isolation.
-func (b *bench) vmCompare(what string, n int, args func(isolation ...string) []string) error {
+func (b *bench) vmCompare(what string, n int, output bool, args func(isolation ...string) []string) error {
+	one := func(e *engine, isolation ...string) (float64, error) {
+		var all []float64
+		for range n {
+			begin := time.Now()
+			var err error
+			var took time.Duration
+			if output {
+				took, err = b.toOutput(e, args(isolation...)...)
+			} else {
+				err = b.cli(e, args(isolation...)...)
+				took = time.Since(begin)
+			}
+			if err != nil {
+				return 0, err
+			}
+			all = append(all, float64(took.Microseconds())/1000)
+		}
+		return median(all), nil
+	}
 	row := vmRow{what: what, unit: "ms"}
 	var err error
-	if row.vm, err = timed(n, func() error { return b.cli(b.wharf, args("--isolation", "vm", "-m", vmIdle)...) }); err != nil {
+	if row.vm, err = one(b.wharf, "--isolation", "vm", "-m", vmIdle); err != nil {
 		return err
 	}
-	if row.container, err = timed(n, func() error { return b.cli(b.wharf, args()...) }); err != nil {
+	if row.container, err = one(b.wharf); err != nil {
 		return err
 	}
 	if b.dockerd != nil {
-		if row.docker, err = timed(n, func() error { return b.cli(b.dockerd, args()...) }); err != nil {
+		if row.docker, err = one(b.dockerd); err != nil {
 			return err
 		}
 	}
@@ -73,22 +116,50 @@ func (b *bench) addVM(r vmRow) {
 	fmt.Fprintf(os.Stderr, "vm: %+v\n", r)
 }
 
-// vmStart is from the command to its first output. A machine with a bind is
-// never cloned.
+// vmStart is from the command to its first output, and to its end. A machine
+// with a bind is never cloned.
 func (b *bench) vmStart() error {
 	share := filepath.Join(b.dir, "share")
 	if err := os.MkdirAll(share, 0o755); err != nil {
 		return err
 	}
-	err := b.vmCompare("docker run --rm with a bind (cold start)", b.vmRounds(), func(iso ...string) []string {
-		return append(append([]string{"run", "--rm", "-v", share + ":/s"}, iso...), "busybox", "echo", "hi")
-	})
-	if err != nil {
-		return err
+	for _, c := range []struct {
+		what   string
+		binds  []string
+		output bool
+	}{
+		{"first output, started cold (with a bind)", []string{"-v", share + ":/s"}, true},
+		{"first output, cloned from a template", nil, true},
+		{"`docker run --rm`, started cold (with a bind)", []string{"-v", share + ":/s"}, false},
+		{"`docker run --rm`, cloned from a template", nil, false},
+	} {
+		err := b.vmCompare(c.what, b.vmRounds(), c.output, func(iso ...string) []string {
+			return append(append(append([]string{"run", "--rm"}, c.binds...), iso...), "busybox", "echo", "hi")
+		})
+		if err != nil {
+			return err
+		}
 	}
-	return b.vmCompare("docker run --rm (cloned from a template)", b.vmRounds(), func(iso ...string) []string {
-		return append(append([]string{"run", "--rm"}, iso...), "busybox", "echo", "hi")
-	})
+	return nil
+}
+
+// toOutput is the time from a command to the first byte of its output.
+func (b *bench) toOutput(e *engine, args ...string) (time.Duration, error) {
+	cmd := exec.Command(b.docker, args...)
+	cmd.Env = b.env(e)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return 0, err
+	}
+	begin := time.Now()
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	var first [1]byte
+	_, err = io.ReadFull(out, first[:])
+	took := time.Since(begin)
+	_, _ = io.Copy(io.Discard, out)
+	return took, errors.Join(err, cmd.Wait())
 }
 
 // vmInside runs commands in a machine and in a container that run already.
@@ -100,35 +171,60 @@ func (b *bench) vmInside() error {
 	for name, e := range names {
 		args := []string{"run", "-d", "--name", "in-" + name, "-v", "shared:/v"}
 		if name == "vm" {
-			args = append(args, "--isolation", "vm", "-m", vmIdle)
+			if err := b.cli(e, "volume", "create", "--opt", "type=block", "--opt", "size=2g", "block"); err != nil {
+				return err
+			}
+			args = append(args, "--isolation", "vm", "-m", vmIdle, "-v", "block:/b")
 		}
 		if err := b.cli(e, append(args, "busybox", "sleep", "100000")...); err != nil {
 			return err
 		}
 	}
-	for _, c := range []struct {
-		what, script string
-		n            int
-	}{
-		{"exec of true", "true", b.vmRounds()},
-		{"64 MiB of output through exec", "dd if=/dev/zero bs=1M count=64 2>/dev/null", 3},
-		{"64 MiB written to the root and synced", "dd if=/dev/zero of=/f bs=1M count=64 conv=fsync 2>/dev/null", 3},
-		{"64 MiB written to a volume and synced", "dd if=/dev/zero of=/v/$HOSTNAME bs=1M count=64 conv=fsync 2>/dev/null", 3},
-		{"2,000 files made and removed in the root", "mkdir /m && cd /m && i=0; while [ $i -lt 2000 ]; do : >f$i; i=$((i+1)); done; rm -r /m", 3},
-		{"2,000 files made and removed in a volume", "mkdir /v/$HOSTNAME.d && cd /v/$HOSTNAME.d && i=0; while [ $i -lt 2000 ]; do : >f$i; i=$((i+1)); done; rm -r /v/$HOSTNAME.d", 3},
-		{"a processor's work: sum of 64 MiB", "dd if=/dev/zero bs=1M count=64 2>/dev/null | md5sum", 3},
-	} {
+	for _, c := range vmWork() {
 		row := vmRow{what: c.what, unit: "ms"}
 		for name, e := range names {
+			if c.only && name != "vm" {
+				continue
+			}
 			v, err := timed(c.n, func() error { return b.cli(e, "exec", "in-"+name, "sh", "-c", c.script) })
 			if err != nil {
 				return err
 			}
-			*map[string]*float64{"vm": &row.vm, "container": &row.container, "docker": &row.docker}[name] = v
+			*row.of(name) = v
 		}
 		b.addVM(row)
 	}
 	return nil
+}
+
+// work is a script that is run by exec.
+type work struct {
+	what, script string
+	n            int
+	only         bool // in a machine: nothing else has such a place
+}
+
+// vmWork is what is done inside; first is exec itself, which is a part of each.
+func vmWork() []work {
+	out := []work{
+		{"exec of true", "true", 5, false},
+		{"64 MiB of output through exec", "dd if=/dev/zero bs=1M count=64 2>/dev/null", 3, false},
+		{"a processor's work: sum of 64 MiB", "dd if=/dev/zero bs=1M count=64 2>/dev/null | md5sum", 3, false},
+	}
+	for _, at := range []struct {
+		name, dir string
+		only      bool
+	}{{"the root", "/", false}, {"a volume (virtiofs in a machine)", "/v/", false}, {"a volume with type=block", "/b/", true}} {
+		out = append(out,
+			work{"64 MiB written to " + at.name + " and synced", "dd if=/dev/zero of=" + at.dir + "$HOSTNAME bs=1M count=64 conv=fsync 2>/dev/null", 3, at.only},
+			work{"2,000 files made and removed in " + at.name,
+				"mkdir " + at.dir + "$HOSTNAME.d && cd " + at.dir + "$HOSTNAME.d && i=0; while [ $i -lt 2000 ]; do : >f$i; i=$((i+1)); done; rm -r " + at.dir + "$HOSTNAME.d", 3, at.only})
+	}
+	return out
+}
+
+func (r *vmRow) of(name string) *float64 {
+	return map[string]*float64{"vm": &r.vm, "container": &r.container, "docker": &r.docker}[name]
 }
 
 // vmNetwork sends to a container on the same network.
@@ -142,27 +238,67 @@ func (b *bench) vmNetwork() error {
 		}
 	}()
 	row := vmRow{what: "256 MiB sent by TCP to a container", unit: "ms"}
-	for name, to := range map[string]*float64{"vm": &row.vm, "container": &row.container} {
-		v, err := timed(3, func() error { return b.sendTo("in-" + name) })
+	for _, name := range []string{"vm", "container", "docker"} {
+		e := b.wharf
+		if name == "docker" {
+			if e = b.dockerd; e == nil {
+				continue
+			}
+		}
+		v, err := timed(3, func() error { return b.sendTo(e, "in-"+name) })
 		if err != nil {
 			return err
 		}
-		*to = v
+		*row.of(name) = v
 	}
 	b.addVM(row)
 	return nil
 }
 
-func (b *bench) sendTo(from string) error {
-	if err := b.cli(b.wharf, "run", "-d", "--rm", "--name", "sink", "busybox", "sh", "-c", "nc -l -p 9000 >/dev/null"); err != nil {
+// vmImage reads an image of some thousand files: EROFS in a machine, the
+// host's page cache for the others.
+func (b *bench) vmImage() error {
+	row := vmRow{what: "every file of a Debian image read", unit: "ms"}
+	for _, name := range []string{"vm", "container", "docker"} {
+		e, args := b.wharf, []string{"run", "-d", "--name", "image-" + name}
+		switch {
+		case name == "vm":
+			args = append(args, "--isolation", "vm", "-m", vmIdle)
+		case name == "docker":
+			if e = b.dockerd; e == nil {
+				continue
+			}
+		}
+		if name != "container" {
+			if err := b.cli(e, "load", "-q", "-i", filepath.Join(b.images, "debian.tar")); err != nil {
+				return err
+			}
+		}
+		if err := b.cli(e, append(args, "debian:bookworm", "sleep", "100000")...); err != nil {
+			return err
+		}
+		v, err := timed(2, func() error {
+			return b.cli(e, "exec", "image-"+name, "sh", "-c", "find / -xdev -type f -exec cat {} + >/dev/null 2>&1; true")
+		})
+		if err := errors.Join(err, b.cli(e, "rm", "-f", "image-"+name)); err != nil {
+			return err
+		}
+		*row.of(name) = v
+	}
+	b.addVM(row)
+	return nil
+}
+
+func (b *bench) sendTo(e *engine, from string) error {
+	if err := b.cli(e, "run", "-d", "--rm", "--name", "sink", "busybox", "sh", "-c", "nc -l -p 9000 >/dev/null"); err != nil {
 		return err
 	}
-	defer func() { _ = b.cli(b.wharf, "rm", "-f", "sink") }()
-	ip, err := b.cliOut(b.wharf, "inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", "sink")
+	defer func() { _ = b.cli(e, "rm", "-f", "sink") }()
+	ip, err := b.cliOut(e, "inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", "sink")
 	if err != nil {
 		return err
 	}
-	return b.cli(b.wharf, "exec", from, "sh", "-c", "until dd if=/dev/zero bs=1M count=256 2>/dev/null | nc "+ip+" 9000; do sleep 0.01; done")
+	return b.cli(e, "exec", from, "sh", "-c", "until dd if=/dev/zero bs=1M count=256 2>/dev/null | nc "+ip+" 9000; do sleep 0.01; done")
 }
 
 // vmMany is memory of one and of eight machines, and eight starts at once.

@@ -41,6 +41,8 @@ type templates struct {
 	mu     sync.Mutex
 	byKey  map[string]*ready
 	making bool
+	give   context.CancelFunc // gives up what is being made
+	given  chan struct{}      // closed when that has ended
 	failed map[string]int      // how often a key's template could not be made, or not be used
 	uses   map[model.ID]string // who was started from what
 	wanted map[model.ID]want   // who is being started cold for want of a template
@@ -113,12 +115,6 @@ func reopen(f *os.File, flag int) (*os.File, error) {
 	return os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), flag, 0)
 }
 
-func (t *templates) isOff() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.off
-}
-
 // making are the bundles of templates that are being made, by id.
 type making struct {
 	h          *hardware
@@ -146,16 +142,28 @@ func (t *templates) files(id model.ID, _ *hardware, out *vmmapi.Machine) ([]held
 
 // make boots a machine, saves it and keeps it as key's template.
 func (t *templates) make(key string, h *hardware) {
-	if t.isOff() {
-		return
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*bootTimeTCG)
 	defer cancel()
+	given := make(chan struct{})
+	defer close(given)
+	t.mu.Lock()
+	off := t.off
+	t.give, t.given = cancel, given
+	t.mu.Unlock()
+	if off {
+		return
+	}
 	began := time.Now()
 	r, err := t.boot(ctx, key, h)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.making = false
+	if t.off {
+		if err == nil {
+			_, _ = r.ram.Close(), r.state.Close()
+		}
+		return
+	}
 	if err != nil {
 		t.failed[key]++
 		slog.Warn("virtual machines start cold: no template could be made", "room", "vm", "key", key, "err", err)
@@ -163,9 +171,6 @@ func (t *templates) make(key string, h *hardware) {
 	}
 	slog.Info("a template for virtual machines is ready", "room", "vm", "key", key, "took", time.Since(began).Round(time.Millisecond))
 	t.byKey[key] = r
-	if t.off {
-		t.drop(key)
-	}
 	for len(t.byKey) > maxTemplates {
 		t.dropOldest()
 	}
@@ -240,13 +245,23 @@ func (t *templates) drop(key string) {
 	}
 }
 
-// close forgets all templates and makes no more.
+// close forgets all templates and makes no more. The machine of one that is
+// being made is gone when it returns.
 func (t *templates) close() {
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	t.off = true
 	for key := range t.byKey {
 		t.drop(key)
+	}
+	give, given := t.give, t.given
+	t.mu.Unlock()
+	if give == nil {
+		return
+	}
+	give()
+	select {
+	case <-given:
+	case <-time.After(closeTime): // the next daemon sweeps it
 	}
 }
 
