@@ -6,6 +6,7 @@
 #   test/example.sh [CLIENT...]       the client; `wharf compose` without
 #   COMPOSE_PLUGIN=/path/docker-compose test/example.sh docker compose
 #   test/example.sh docker-compose
+#   VM=1 test/example.sh [CLIENT...]     its database in a virtual machine
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export GO=${GO:-go}
@@ -34,6 +35,7 @@ ip link set lo up
 # A copy: what is tried here changes nothing in the checkout.
 cp -r examples/shop "$dir/shop"
 cd "$dir/shop"
+[ -z "${VM:-}" ] || export COMPOSE_FILE=compose.yaml:compose.vm.yaml
 if [ "${client[*]}" = docker-compose ]; then # 1.29 knows neither these words nor configs without swarm, nor an API newer than this
 	export COMPOSE_API_VERSION=1.44
 	sed -i '/^name:/d; s/, pids: 64//; /start_interval/d; s/, restart: true//
