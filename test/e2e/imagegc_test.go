@@ -11,34 +11,7 @@ import (
 
 // TestImageGC: on a disk that fills, what no container uses goes by itself.
 func TestImageGC(t *testing.T) {
-	if notHere != "" {
-		t.Skip(notHere)
-	}
-	skipOnMachines(t)
-	t.Parallel()
-	d, err := newDaemon("small", "--bridge", "none", "--image-gc-age", "2s", "--image-gc-mark", "1m", "--trash-max-age", "1h")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Mkdir(d.data(), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount("tmpfs", d.data(), "tmpfs", 0, "size=64m,mode=0700"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		err := d.endKeeping(func() { _ = unix.Unmount(d.data(), unix.MNT_DETACH) })
-		if err != nil {
-			t.Error(err)
-		}
-	})
-	if err := d.start(); err != nil {
-		t.Fatal(err)
-	}
-	if err := d.load("busybox"); err != nil {
-		t.Fatal(err)
-	}
-	s := sceneOn(t, d)
+	s := smallDaemon(t, "64m", "--image-gc-age", "2s", "--image-gc-mark", "1m", "--trash-max-age", "1h")
 	stopped, gone := s.image("stopped"), s.image("gone")
 	for _, ref := range []string{stopped, gone} {
 		grown(s, "busybox", ref, strings.TrimPrefix(ref, s.label))
@@ -63,8 +36,42 @@ func TestImageGC(t *testing.T) {
 	}
 	s.ok("image", "inspect", stopped)
 	s.ok("start", id)
-	s.contains("log", d.log(1<<20), "image removed by itself: the disk is past image-gc-mark")
+	s.contains("log", s.d.log(1<<20), "image removed by itself: the disk is past image-gc-mark")
 	if r := s.wharf("trash", "restore", s.name("thrown")); r.Code != 0 {
 		t.Error(r)
 	}
+}
+
+// smallDaemon has its data root on a tmpfs of so many bytes, and the tests'
+// own network, where their registries are.
+func smallDaemon(t *testing.T, size string, args ...string) *scene {
+	t.Helper()
+	if notHere != "" {
+		t.Skip(notHere)
+	}
+	skipOnMachines(t)
+	t.Parallel()
+	d, err := newDaemon("small", append([]string{"--bridge", "none"}, args...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(d.data(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", d.data(), "tmpfs", 0, "mode=0700,size="+size); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		err := d.endKeeping(func() { _ = unix.Unmount(d.data(), unix.MNT_DETACH) })
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	if err := d.start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.load("busybox"); err != nil {
+		t.Fatal(err)
+	}
+	return sceneOn(t, d)
 }

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -66,6 +67,28 @@ type gauge struct {
 	fail  atomic.Int64 // that many requests more are answered 500
 	cut   atomic.Int64 // that many downloads of a blob more end in the middle
 	upcut atomic.Int64 // that many uploads more break off after two megabytes
+	stall atomic.Bool  // downloads stop after two megabytes until this ends
+	gets  atomic.Int64 // downloads of blobs begun
+	got   atomic.Int64 // bytes of them
+}
+
+// stalled is a download that goes on when it may.
+type stalled struct {
+	http.ResponseWriter
+	g   *gauge
+	n   int
+	ctx context.Context
+}
+
+func (w *stalled) Write(b []byte) (int, error) {
+	for w.n += len(b); w.n > 2<<20 && w.g.stall.Load(); time.Sleep(10 * time.Millisecond) {
+		if w.ctx.Err() != nil {
+			panic(http.ErrAbortHandler)
+		}
+	}
+	n, err := w.ResponseWriter.Write(b)
+	w.g.got.Add(int64(n))
+	return n, err
 }
 
 // broken ends a body early, as a connection does that is cut.
@@ -106,6 +129,10 @@ func newGauge(s *scene, to string) *gauge {
 		case g.fail.Add(-1) >= 0:
 			w.WriteHeader(http.StatusInternalServerError)
 			return
+		}
+		if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
+			g.gets.Add(1)
+			w = &stalled{w, g, 0, r.Context()}
 		}
 		if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") && g.cut.Add(-1) >= 0 {
 			w = &halved{ResponseWriter: w}
@@ -191,23 +218,29 @@ func TestRegistryPushPull(t *testing.T) {
 	s.ok("rmi", one, two)
 }
 
+// noisy makes an image with a layer of eight megabytes that none compresses.
+func noisy(s *scene, ref string) {
+	s.Helper()
+	id := s.ok("create", "--network", "none", "busybox", "true")
+	noise := make([]byte, 8<<20)
+	_, _ = rand.Read(noise)
+	file := filepath.Join(s.TempDir(), "noise")
+	if err := os.WriteFile(file, noise, 0o600); err != nil {
+		s.Fatal(err)
+	}
+	s.ok("cp", file, id+":/noise")
+	s.ok("commit", id, ref)
+	s.ok("rm", id)
+	s.Cleanup(func() { s.docker("rmi", "-f", ref) })
+}
+
 // TestRegistryPushResumes: an upload that is cut goes on where it ended.
 func TestRegistryPushResumes(t *testing.T) {
 	s := newScene(t)
 	sh := newShelf(s)
 	g := newGauge(s, sh.addr)
 	ref := g.addr + "/big:1"
-	id := s.ok("create", "busybox", "true")
-	noise := make([]byte, 8<<20)
-	_, _ = rand.Read(noise)
-	file := filepath.Join(t.TempDir(), "noise")
-	if err := os.WriteFile(file, noise, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	s.ok("cp", file, id+":/noise")
-	s.ok("commit", id, ref)
-	s.ok("rm", id)
-	s.Cleanup(func() { s.docker("rmi", "-f", ref) })
+	noisy(s, ref)
 	g.upcut.Store(3)
 	g.fail.Store(1)
 	s.ok("push", ref)
