@@ -1,6 +1,7 @@
 package runtime_test
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	goruntime "runtime"
@@ -382,4 +383,53 @@ func TestBindSubpath(t *testing.T) {
 	}
 	close(stop)
 	<-gone
+}
+
+// TestStageUntraceable: what of ours runs inside, with the host's descriptors
+// and rights still to be given up, cannot be looked into by a process of the
+// container, its root included.
+func TestStageUntraceable(t *testing.T) {
+	needRoot(t)
+	b := bundle(t, "sleep", "100")
+	main := started(t, b)
+	exec := func(w *os.File, args ...string) *runtime.Process {
+		t.Helper()
+		e := &model.ExecSpec{Process: &specs.Process{Args: args, Cwd: "/", Env: []string{"PATH=/bin"},
+			Capabilities: b.Spec.Process.Capabilities}}
+		proc, err := runtime.Exec(main.Pid, preparedExec(t, b, e), runtime.Files{Stdout: w, Stderr: w})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = proc.Close() })
+		return proc
+	}
+	stage := exec(nil, "true") // waits for the word to go
+	status, err := os.ReadFile("/proc/" + itoa(stage.Pid) + "/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "NSpid:")
+	line, _, _ := strings.Cut(rest, "\n")
+	ids := strings.Fields(line)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	proc := "/proc/" + ids[len(ids)-1]
+	look := exec(w, "sh", "-c", "readlink /proc/1/exe; ls "+proc+"/fd "+proc+"/root/; readlink "+proc+"/exe; cat "+proc+"/maps "+proc+"/environ; echo end")
+	_ = w.Close()
+	if err := look.Start(); err != nil {
+		t.Fatal(err)
+	}
+	out, _ := io.ReadAll(r)
+	_, _ = look.Wait()
+	got := strings.ReplaceAll(string(out), ": Permission denied\n", "")
+	if !strings.HasPrefix(got, "/bin/busybox\n") || strings.Contains(got, "wharf") || strings.Contains(got, "r-xp") || strings.Count(string(out), "denied") < 3 {
+		t.Errorf("seen of the stage:\n%s", out)
+	}
+	if err := stage.Start(); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = stage.Wait()
 }
