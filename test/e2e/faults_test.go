@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -164,6 +166,7 @@ func TestMachineRestart(t *testing.T) {
 	run(append(label("db", ""), "--name", "db", "--restart", "always")...)
 	run("--name", "side", "--restart", "always", "--network", "container:db")
 	run("--name", "user", "--restart", "always", "--volumes-from", "web")
+	run("--name", "linked", "--restart", "always", "--link", "db:database")
 	run("--name", "once")
 	run("--name", "stopped", "--restart", "unless-stopped")
 	s.ok("stop", "-t", "0", "stopped")
@@ -171,18 +174,18 @@ func TestMachineRestart(t *testing.T) {
 	if err := s.d.start(); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"web", "api", "db", "side", "user"} {
+	for _, name := range []string{"web", "api", "db", "side", "user", "linked"} {
 		s.until(name, "{{.State.Running}}", "true")
 	}
 	started := map[string]time.Time{}
-	for _, name := range []string{"web", "api", "db", "side", "user"} {
+	for _, name := range []string{"web", "api", "db", "side", "user", "linked"} {
 		at, err := time.Parse(time.RFC3339Nano, s.inspect(name, "{{.State.StartedAt}}"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		started[name] = at
 	}
-	for _, o := range [][2]string{{"db", "api"}, {"api", "web"}, {"db", "side"}, {"web", "user"}} {
+	for _, o := range [][2]string{{"db", "api"}, {"api", "web"}, {"db", "side"}, {"web", "user"}, {"db", "linked"}} {
 		if !started[o[0]].Before(started[o[1]]) {
 			t.Errorf("%s started at %s, before %s at %s", o[1], started[o[1]], o[0], started[o[0]])
 		}
@@ -253,6 +256,42 @@ func TestMonitorKilledIsRecorded(t *testing.T) {
 	s.until("plain", "{{.State.Status}}", "exited")
 	if st := s.state("plain"); st.ExitCode != 137 || !strings.Contains(st.Error, "monitor process was killed") {
 		t.Errorf("without a daemon: %+v", st)
+	}
+}
+
+// TestGarbledImages: the disk garbles the image store's databases. The daemon
+// starts, what runs runs on, images are there under their names, and what was
+// stopped starts with what it wrote.
+func TestGarbledImages(t *testing.T) {
+	s := ownDaemon(t)
+	s.ok("run", "-d", "--init", "--name", "runs", "busybox", "sleep", "1000")
+	s.ok("run", "--name", "ended", "busybox", "sh", "-c", "echo kept > /wrote")
+	time.Sleep(1500 * time.Millisecond) // the copy of the names
+	for _, name := range []string{"meta.db", "layers/metadata.db"} {
+		if err := s.d.kill(); err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(s.d.data(), "image", name)
+		f, err := os.OpenFile(file, os.O_WRONLY, 0)
+		if err == nil {
+			_, err = f.WriteAt(bytes.Repeat([]byte("garbled "), 16<<10), 0)
+			err = errors.Join(err, f.Close())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.d.start(); err != nil {
+			t.Fatal(err)
+		}
+		s.equal("what ran", s.state("runs").Status, "running")
+		s.equal("exec in it", s.ok("exec", "runs", "echo", "yes"), "yes")
+		s.ok("start", "-a", "ended")
+		s.ok("cp", "ended:/wrote", filepath.Join(s.TempDir(), "wrote"))
+		s.equal("a new one", s.ok("run", "--rm", "busybox", "echo", "new"), "new")
+	}
+	s.ok("rm", "-f", "runs")
+	if r := s.wharf("system", "fsck", "--repair"); r.Code != 0 || !strings.Contains(r.String(), "damaged-") {
+		t.Errorf("fsck --repair: %s", r)
 	}
 }
 
