@@ -1,16 +1,21 @@
 package image
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	bolt "go.etcd.io/bbolt"
+
+	"wharf/internal/model"
 )
 
 func openLedger(t *testing.T, path string) *ledger {
@@ -173,6 +178,100 @@ func TestPoints(t *testing.T) {
 	if _, err := toPoint(path, "another"); err == nil {
 		t.Error("a database that was cut short is taken")
 	}
+}
+
+// A copy made of a running daemon's files, the point before or after the
+// database, opens with the state of one of them.
+func TestPointOfACopy(t *testing.T) {
+	r := rand.New(rand.NewPCG(7, 8))
+	path := filepath.Join(t.TempDir(), "db")
+	l := openLedger(t, path)
+	defer l.Close()
+	l.pending.Store(true)
+	var dbs, sides [][]byte
+	var states []string
+	for range 4 {
+		churn(t, l, r, 40)
+		if err := l.settle(); err != nil {
+			t.Fatal(err)
+		}
+		dbs, sides, states = append(dbs, read(t, path)), append(sides, read(t, path+pointSuffix)), append(states, contents(t, l.db))
+	}
+	for _, c := range [][2]int{{0, 3}, {3, 0}, {1, 2}, {2, 1}} {
+		at := filepath.Join(t.TempDir(), "copy")
+		write(t, at, dbs[c[0]])
+		write(t, at+pointSuffix, sides[c[1]])
+		if _, err := toPoint(at, "another"); err != nil {
+			t.Errorf("database %d with point %d: %v", c[0], c[1], err)
+			continue
+		}
+		db, err := bolt.Open(at, 0o600, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := contents(t, db); got != states[c[0]] && got != states[c[1]] {
+			t.Errorf("database %d with point %d: neither's state", c[0], c[1])
+		}
+		_ = db.Close()
+	}
+}
+
+// What a store was told for good survives a power cut; what was under way is
+// gone without a trace.
+func TestStoreAfterPowerCut(t *testing.T) {
+	root, cut := t.TempDir(), filepath.Join(t.TempDir(), "cut")
+	ts := open(t, root)
+	ctx := ts.ctx(t.Context())
+	ts.load(t, layered(t).dockerTar(t, "busybox:test"))
+	must(t, ts.ledger.settle())
+	ts.ledger.pending.Store(true) // no point by the clock
+	for i := range 20 {
+		key := fmt.Sprint("under-way-", i)
+		_, err := ts.snaps.Prepare(ctx, key, "")
+		must(t, err)
+		must(t, ts.snaps.Commit(ctx, key+"-done", key))
+	}
+	_, _, err := ts.ingest(ctx, "under-way", strings.NewReader("half a build"), 12, "")
+	must(t, err)
+	if out, err := exec.Command("cp", "-a", root, cut).CombinedOutput(); err != nil {
+		t.Fatalf("%v %s", err, out)
+	}
+	for _, name := range []string{"meta.db", "layers/metadata.db"} {
+		side := filepath.Join(cut, name+pointSuffix)
+		write(t, side, bytes.ReplaceAll(read(t, side), []byte(bootID()), []byte("another boot")))
+		resign(t, side)
+	}
+	two := open(t, cut)
+	if !two.cut {
+		t.Error("the power cut was not noticed")
+	}
+	img, err := two.Resolve(t.Context(), "busybox:test", nil)
+	must(t, err)
+	must(t, two.Prepare(t.Context(), model.NewID(), img))
+	if n := countEntries(t, cut, "layers/snapshots"); n != 3 {
+		t.Errorf("%d layer directories, want 3", n)
+	}
+	found, err := two.fsckStores(two.ctx(t.Context()))
+	if err != nil || len(found) > 0 {
+		t.Errorf("%v %v", found, err)
+	}
+}
+
+// resign makes the points of a file valid after an edit that shortened it.
+func resign(t *testing.T, side string) {
+	t.Helper()
+	p := read(t, side)
+	shorter := len(bootID()) - len("another boot")
+	fixed := make([]byte, 0, 2*pointSlot)
+	for at, rest := 0, p; at < 2 && len(rest) >= pointLen-shorter; at++ {
+		slot := append(append(append([]byte{}, rest[:16+len("another boot")]...), make([]byte, shorter)...), rest[16+len("another boot"):]...)
+		slot = slot[:min(pointSlot, len(slot))]
+		sum := sha256.Sum256(slot[:192])
+		copy(slot[192:], sum[:])
+		fixed = append(fixed, slot...)
+		rest = rest[min(len(rest), pointSlot-shorter):]
+	}
+	write(t, side, fixed)
 }
 
 func FuzzParsePoint(f *testing.F) {

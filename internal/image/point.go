@@ -11,8 +11,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
+	"time"
 
+	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
 )
 
@@ -179,6 +182,15 @@ func toPoint(path, boot string) (bool, error) {
 	if st.Size() < int64(p.head.pages())*pageSize {
 		return false, fmt.Errorf("%s is shorter than when it was last known to be whole", path)
 	}
+	was := make([]byte, 2*pageSize)
+	if _, err := f.ReadAt(was, 0); err != nil {
+		return false, err
+	}
+	// A point is made when its state is on the disk. A file that knows nothing of
+	// it is a copy, made of a running daemon's before the copy of the point.
+	if older(was[:metaHeadLen], p) && older(was[pageSize:pageSize+metaHeadLen], p) {
+		return false, nil
+	}
 	for i := range int64(2) {
 		head := bytes.Clone(p.head)
 		binary.LittleEndian.PutUint64(head, uint64(i)) // the number of the page
@@ -186,7 +198,52 @@ func toPoint(path, boot string) (bool, error) {
 			return false, err
 		}
 	}
-	return true, f.Sync()
+	if err := f.Sync(); err != nil {
+		return false, err
+	}
+	if whole(path) == nil {
+		return true, nil
+	}
+	// The other way round: a copy made after that of the point.
+	if _, err := f.WriteAt(was, 0); err != nil {
+		return false, err
+	}
+	return true, errors.Join(f.Sync(), whole(path))
+}
+
+func older(head metaHead, p *point) bool { return !head.valid() || head.txid() < p.head.txid() }
+
+// whole reads all of a database.
+func whole(path string) (err error) {
+	// Bolt follows what it finds, wherever that leads.
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	db, err := bolt.Open(path, 0, &bolt.Options{ReadOnly: true, Timeout: time.Second})
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%s is damaged: %v", path, r)
+		}
+	}()
+	tx, err := db.Begin(false)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }()
+	return tx.ForEach(func(_ []byte, b *bolt.Bucket) error { return readBucket(b) })
+}
+
+func readBucket(b *bolt.Bucket) error {
+	return b.ForEach(func(k, v []byte) error {
+		if v == nil {
+			if inner := b.Bucket(k); inner != nil {
+				return readBucket(inner)
+			}
+		}
+		return nil
+	})
 }
 
 // bootID tells one run of the machine from another, "" where it cannot.
