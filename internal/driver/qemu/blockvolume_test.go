@@ -54,7 +54,14 @@ func TestDiskMounts(t *testing.T) {
 
 // What has no slot is refused, in words that name the limit.
 func TestSlots(t *testing.T) {
-	h := &hardware{taps: make([]tap, nics)}
+	h := &hardware{taps: make([]tap, maxNics)}
+	if err := h.fits(11); err != nil {
+		t.Error(err)
+	}
+	if err := h.fits(12); err == nil || !strings.Contains(err.Error(), "room for 11") {
+		t.Error(err)
+	}
+	h = &hardware{taps: make([]tap, nics)}
 	if err := h.fits(15); err != nil {
 		t.Error(err)
 	}

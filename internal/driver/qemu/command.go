@@ -14,6 +14,10 @@ import (
 // later has to be there from the start, because virtio-mmio knows no hot-plug.
 const nics = 4
 
+// maxNics is how many a machine has that is started with more networks than
+// that: those at its start, and no spare one.
+const maxNics = 8
+
 // hardware is what a QEMU command line depends on.
 type hardware struct {
 	binary                 string
@@ -23,7 +27,7 @@ type hardware struct {
 	kernel, initrd         string // inside its container
 	hostKernel, hostInitrd string
 	commandLine            string
-	taps                   []tap // at most nics
+	taps                   []tap // at most maxNics
 	disks                  []disk
 	mode                   mode
 	digest                 string   // of kernel and initramfs

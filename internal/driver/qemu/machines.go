@@ -75,8 +75,8 @@ func (m *machines) Check(b *model.Bundle) error {
 			taps++
 		}
 	}
-	if taps > nics {
-		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%d networks: a virtual machine has at most %d", taps, nics))
+	if taps > maxNics {
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%d networks: a virtual machine has at most %d (QEMU's microvm has %d virtio-mmio slots for all devices)", taps, maxNics, slots))
 	}
 	return nil
 }

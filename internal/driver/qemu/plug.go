@@ -88,7 +88,7 @@ func (i *instance) Plug(ctx context.Context, all []model.Endpoint, ep model.Endp
 		n++
 	}
 	if n == len(d) {
-		return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("the virtual machine has no network device left (%d at most): restart the container with this network", len(d)))
+		return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("the virtual machine has no network device left (it has %d): stop the container, connect it, and start it", len(d)))
 	}
 	if err := i.plug(ctx, vmmapi.Plug{Device: n, Tap: ep.HostLink}); err != nil {
 		return err
