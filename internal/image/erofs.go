@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 
@@ -26,9 +25,6 @@ import (
 //
 // The merged tree is what a container would see as its root: whiteouts and
 // opaque directories are worked in, by the kernel's overlayfs.
-
-// writableSize is how large a writable disk looks; it takes what is written.
-const writableSize = 64 << 30
 
 // Disks implements lifecycle's images: Rootfs for instances that have disks.
 func (s *Store) Disks(ctx context.Context, id model.ID) (model.Rootfs, error) {
@@ -128,37 +124,6 @@ func writeDisk(ctx context.Context, dir, at string) (err error) {
 		return err
 	}
 	return os.Rename(f.Name(), at)
-}
-
-// writableDisk makes an empty ext4 in a sparse file.
-func (s *Store) writableDisk(ctx context.Context, at string) error {
-	if _, err := os.Stat(at); err == nil {
-		return nil
-	}
-	mkfs, err := exec.LookPath("mkfs.ext4")
-	if err != nil {
-		if mkfs, err = exec.LookPath("/usr/sbin/mkfs.ext4"); err != nil {
-			return model.Refuse(errdefs.ErrUnavailable, "isolation vm needs mkfs.ext4 for its writable layer: apt-get install e2fsprogs")
-		}
-	}
-	tmp := at + ".new"
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_RDWR|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	err = errors.Join(f.Truncate(writableSize), f.Close())
-	if err != nil {
-		return err
-	}
-	// No journal to write at first, few inode tables to zero: 64 GiB in a few
-	// megabytes. The guest's kernel does the rest lazily.
-	c := exec.CommandContext(ctx, mkfs, "-q", "-F", "-m", "0", "-i", "65536", "-J", "size=16",
-		"-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", "-O", "^resize_inode,sparse_super2", tmp)
-	if out, err := c.CombinedOutput(); err != nil {
-		_ = os.Remove(tmp)
-		return fmt.Errorf("mkfs.ext4: %w: %s", err, strings.TrimSpace(string(out)))
-	}
-	return os.Rename(tmp, at)
 }
 
 // pruneDisks removes the disks of chains that are gone. Who still has one open

@@ -112,6 +112,7 @@ type Store struct {
 
 	names sync.Mutex // one change of names at a time
 	disks sync.Mutex // one EROFS image is made at a time
+	empty emptyDisk
 
 	mu       sync.Mutex // guards the caches below
 	resolved map[resolveKey]model.Image
