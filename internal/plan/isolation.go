@@ -66,7 +66,7 @@ func (cr *creation) isolation() error {
 	}
 	for i := range cr.d.IsolationRules {
 		r := &cr.d.IsolationRules[i]
-		if !r.fits(cr.cfg.Labels, cr.networkNames()) {
+		if !r.fits(cr.cfg.Labels, cr.networkNames()) { // the request's: the image is not merged in yet
 			continue
 		}
 		if asked != "" && asked != r.Isolation {

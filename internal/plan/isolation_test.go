@@ -59,6 +59,24 @@ func TestIsolation(t *testing.T) {
 	}
 }
 
+// Rules look at the request's labels, not at those that the image's author
+// wrote: these would let it out of a machine.
+func TestIsolationLabelOfTheImage(t *testing.T) {
+	for label, want := range map[string]model.Isolation{"trusted": model.IsolationVM, "tenant": model.IsolationContainer} {
+		in := input(nil, &container.HostConfig{})
+		in.Image.Config.Labels = map[string]string{label: ""}
+		d := Defaults{VM: true, Runtime: "wharf", Isolation: model.IsolationContainer, IsolationRules: []IsolationRule{
+			{Label: "trusted", Isolation: model.IsolationContainer}, {Label: "tenant", Isolation: model.IsolationVM}}}
+		if label == "trusted" {
+			d.Isolation = model.IsolationVM
+		}
+		got, _, err := Create(in, full(), d)
+		if err != nil || got.Isolation != want {
+			t.Errorf("label %s of the image: %q %v", label, got.Isolation, err)
+		}
+	}
+}
+
 func TestIsolationRefused(t *testing.T) {
 	for option, hc := range map[string]container.HostConfig{
 		"--pid host":     {PidMode: "host"},
