@@ -94,3 +94,37 @@ func hostMounts() string {
 	data, _ := os.ReadFile("/proc/thread-self/mountinfo")
 	return string(data)
 }
+
+// TestDevIsALink: with a link for /dev an image chose where the runtime makes
+// device nodes and links (CVE-2026-41579).
+func TestDevIsALink(t *testing.T) {
+	needRoot(t)
+	host := t.TempDir()
+	for _, to := range []string{host, "../../../../../.." + host, "tmp"} {
+		for _, own := range []bool{true, false} {
+			b := bundle(t, "sh", "-c", "test -c /dev/null && echo fine")
+			dir := b.Rootfs.Lower[0]
+			if err := os.Remove(filepath.Join(dir, "dev")); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Symlink(to, filepath.Join(dir, "dev")); err != nil {
+				t.Fatal(err)
+			}
+			o := prepare.Options{}
+			if own { // as wharf-oci has it: the stage makes /dev, with the host's rights
+				b.IDs, b.Rootfs = model.IDRange{}, model.Rootfs{Dir: dir}
+				o = prepare.Options{Unshifted: true, RootTarget: dir, SpecUser: true}
+			}
+			p, err := prepare.Container(b, "wharf-test/"+b.ID.Short(), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if out, _, err := runPrepared(t, p, runtime.Files{}); err == nil && out != "fine\n" {
+				t.Errorf("%s: %q", to, out)
+			}
+			if names, _ := os.ReadDir(host); len(names) > 0 {
+				t.Errorf("%s: made on the host: %v", to, names)
+			}
+		}
+	}
+}
