@@ -101,7 +101,7 @@ func TestDevIsALink(t *testing.T) {
 	needRoot(t)
 	host := t.TempDir()
 	for _, to := range []string{host, "../../../../../.." + host, "tmp"} {
-		for _, own := range []bool{true, false} {
+		for _, how := range []string{"wharf's", "OCI", "OCI without /dev"} {
 			b := bundle(t, "sh", "-c", "test -c /dev/null && echo fine")
 			dir := b.Rootfs.Lower[0]
 			if err := os.Remove(filepath.Join(dir, "dev")); err != nil {
@@ -111,7 +111,10 @@ func TestDevIsALink(t *testing.T) {
 				t.Fatal(err)
 			}
 			o := prepare.Options{}
-			if own { // as wharf-oci has it: the stage makes /dev, with the host's rights
+			if how == "OCI without /dev" {
+				noDev(b)
+			}
+			if how != "wharf's" { // the stage makes /dev, with the host's rights
 				b.IDs, b.Rootfs = model.IDRange{}, model.Rootfs{Dir: dir}
 				o = prepare.Options{Unshifted: true, RootTarget: dir, SpecUser: true}
 			}
@@ -120,10 +123,10 @@ func TestDevIsALink(t *testing.T) {
 				t.Fatal(err)
 			}
 			if out, _, err := runPrepared(t, p, runtime.Files{}); err == nil && out != "fine\n" {
-				t.Errorf("%s: %q", to, out)
+				t.Errorf("%s, %s: %q", to, how, out)
 			}
 			if names, _ := os.ReadDir(host); len(names) > 0 {
-				t.Errorf("%s: made on the host: %v", to, names)
+				t.Errorf("%s, %s: made on the host: %v", to, how, names)
 			}
 		}
 	}
