@@ -15,11 +15,12 @@ import (
 	"wharf/internal/config"
 	"wharf/internal/image"
 	"wharf/internal/lifecycle"
+	"wharf/internal/record"
 )
 
 // openBuilds makes the build room, which sets nothing up before the first
 // build.
-func openBuilds(c *config.Config, images *image.Store, engine *lifecycle.Engine, gateway []netip.Addr) (*build.Room, error) {
+func openBuilds(c *config.Config, images *image.Store, engine *lifecycle.Engine, records *record.Store, gateway []netip.Addr) (*build.Room, error) {
 	var disk unix.Statfs_t
 	if err := unix.Statfs(c.DataRoot, &disk); err != nil {
 		return nil, fmt.Errorf("statfs %s: %w", c.DataRoot, err)
@@ -42,6 +43,7 @@ func openBuilds(c *config.Config, images *image.Store, engine *lifecycle.Engine,
 	return build.New(build.Options{
 		Root: filepath.Join(c.DataRoot, "build"), Namespace: image.Namespace, Images: images, Steps: engine, Version: release(), GC: gc, HostGateway: host, Temp: filepath.Join(c.DataRoot, "tmp"),
 		Insecure: may.SecurityInsecure != nil && *may.SecurityInsecure, NoHostNetwork: may.NetworkHost != nil && !*may.NetworkHost,
+		Publish: records.Publish,
 	})
 }
 

@@ -98,7 +98,7 @@ func openRooms(ctx context.Context, c *config.Config, live *atomic.Pointer[confi
 	}
 	r.nudged.Store(r.engine)
 	held.Push(func() error { r.engine.Close(); return nil })
-	if r.builds, err = openBuilds(c, r.images, r.engine, r.gateway(ctx)); err != nil {
+	if r.builds, err = openBuilds(c, r.images, r.engine, r.records, r.gateway(ctx)); err != nil {
 		return nil, err
 	}
 	held.Push(r.builds.Close)

@@ -63,5 +63,8 @@ func (r *Room) Prune(ctx context.Context, p model.BuildPrune) (*build.CachePrune
 	err = k.client.Prune(ctx, gone, opts...)
 	close(gone)
 	<-counted
+	if err == nil {
+		r.pruned(out.SpaceReclaimed)
+	}
 	return out, err
 }

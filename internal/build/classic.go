@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	cerrdefs "github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	"github.com/moby/buildkit/session/upload/uploadprovider"
@@ -71,6 +72,11 @@ func (r *Room) Build(ctx context.Context, q model.BuildRequest, body io.Reader, 
 	defer stop()
 	defer r.builds.enter(q.ID, stop)()
 
+	if q.Platform != "" {
+		if _, err := platforms.Parse(q.Platform); err != nil {
+			return cerrdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("platform %q: %v", q.Platform, err))
+		}
+	}
 	if q.ExtraHosts, err = r.extraHosts(q.ExtraHosts); err != nil {
 		return err
 	}
@@ -106,7 +112,7 @@ func (r *Room) Build(ctx context.Context, q model.BuildRequest, body io.Reader, 
 	res, err := k.client.Solve(ctx, nil, opt, statuses)
 	<-shown
 	if err != nil {
-		return out.failed(err)
+		return out.failed(blamed(err))
 	}
 	out.done(res.ExporterResponse[exptypes.ExporterImageDigestKey])
 	return nil
@@ -217,4 +223,14 @@ func (r *Room) extraHosts(hosts []string) ([]string, error) {
 		out[i] = name + "=" + strings.Trim(ip, "[]")
 	}
 	return out, nil
+}
+
+// blamed marks errors that the Dockerfile is to blame for.
+func blamed(err error) error {
+	for _, text := range []string{"dockerfile parse error", "failed to parse", "the Dockerfile cannot be empty", "file with no instructions", "target stage"} {
+		if strings.Contains(err.Error(), text) {
+			return fmt.Errorf("%w: %w", cerrdefs.ErrInvalidArgument.WithMessage("bad Dockerfile"), err)
+		}
+	}
+	return err
 }

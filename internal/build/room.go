@@ -20,6 +20,7 @@ import (
 	"github.com/moby/buildkit/control"
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/util/tracing"
+	"github.com/moby/moby/api/types/events"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc"
@@ -70,6 +71,8 @@ type Options struct {
 	// Insecure allows RUN --security=insecure, NoHostNetwork refuses
 	// RUN --network=host.
 	Insecure, NoHostNetwork bool
+	// Publish tells the change feed; nil tells nobody.
+	Publish func(typ events.Type, action events.Action, id string, attrs map[string]string)
 }
 
 // Room builds images. Its methods are safe for concurrent use.

@@ -144,7 +144,7 @@ func (k *kit) solve(ctx context.Context, req *controlapi.SolveRequest, send mode
 		err = terr
 	}
 	if err != nil {
-		return "", err
+		return "", blamed(err)
 	}
 	return res.ExporterResponse[exptypes.ExporterImageDigestKey], nil
 }

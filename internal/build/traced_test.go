@@ -4,15 +4,19 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
 
+	cerrdefs "github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 	bkexecutor "github.com/moby/buildkit/executor"
 	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/moby/api/types/events"
 
 	"wharf/internal/model"
 )
@@ -126,5 +130,27 @@ func TestIsPAX(t *testing.T) {
 	}
 	if isPAX(head(tar.Header{Name: "a", Format: tar.FormatUSTAR})) || isPAX([]byte("FROM scratch\n")) {
 		t.Error("all is PAX")
+	}
+}
+
+func TestBlamed(t *testing.T) {
+	if err := blamed(errors.New("failed to solve: dockerfile parse error on line 2: x")); !cerrdefs.IsInvalidArgument(err) {
+		t.Error(err)
+	}
+	if err := blamed(errors.New("failed to do request")); cerrdefs.IsInvalidArgument(err) {
+		t.Error(err)
+	}
+}
+
+func TestEvents(t *testing.T) {
+	var got []string
+	r := &Room{opts: Options{Publish: func(typ events.Type, action events.Action, id string, attrs map[string]string) {
+		got = append(got, fmt.Sprint(typ, action, id, attrs))
+	}}}
+	r.made("sha256:a")
+	r.pruned(5)
+	(&Room{}).pruned(5) // nobody listens
+	if d := cmp.Diff([]string{"imagecreatesha256:amap[name:sha256:a]", "builderprunemap[reclaimed:5]"}, got); d != "" {
+		t.Error(d)
 	}
 }

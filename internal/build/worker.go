@@ -47,6 +47,7 @@ type worker struct {
 	*base.Worker
 	root  string
 	adopt func(ctx context.Context, src *exporter.Source, target ocispec.Descriptor)
+	made  func(id string)
 }
 
 // mobyExporter is what clients of a docker engine call "into its images".
@@ -64,13 +65,14 @@ func (w *worker) Exporter(name string, sm *session.Manager) (exporter.Exporter, 
 	if err != nil {
 		return nil, err
 	}
-	return imageExporter{e, w.adopt}, nil
+	return imageExporter{e, w.adopt, w.made}, nil
 }
 
 // imageExporter keeps also what has no name.
 type imageExporter struct {
 	exporter.Exporter
 	adopt func(ctx context.Context, src *exporter.Source, target ocispec.Descriptor)
+	made  func(id string)
 }
 
 func (e imageExporter) Resolve(ctx context.Context, id int, attrs map[string]string) (exporter.ExporterInstance, error) {
@@ -96,7 +98,7 @@ func (e imageExporter) Resolve(ctx context.Context, id int, attrs map[string]str
 	if err != nil || attrs[string(exptypes.OptKeyStore)] == "false" {
 		return i, err
 	}
-	return adoptingExport{i, e.adopt}, nil
+	return tellingExport{adoptingExport{i, e.adopt}, e.made}, nil
 }
 
 func (r *Room) newWorker() (*worker, error) {
@@ -140,7 +142,7 @@ func (r *Room) newWorker() (*worker, error) {
 		_ = meta.Close()
 		return nil, err
 	}
-	return &worker{w, root, r.adopt}, nil
+	return &worker{w, root, r.adopt, r.made}, nil
 }
 
 // fetchBy has http sources fetched by rt.
