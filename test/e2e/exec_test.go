@@ -94,7 +94,7 @@ func (s *scene) terminal(input string, args ...string) (string, int) {
 	}
 	select {
 	case <-read:
-	case <-time.After(time.Second):
+	case <-time.After(patient(time.Second)):
 	}
 	return out.String(), cmd.ProcessState.ExitCode()
 }

@@ -45,7 +45,7 @@ func TestLogsFollow(t *testing.T) {
 	id := s.running("busybox", "sh", "-c", "for i in 1 2 3 4 5 6; do echo line $i; sleep 0.1; done")
 	start := time.Now()
 	s.equal("followed", s.ok("logs", "-f", id), "line 1\nline 2\nline 3\nline 4\nline 5\nline 6")
-	if took := time.Since(start); took > 5*time.Second {
+	if took := time.Since(start); took > patient(5*time.Second) {
 		t.Errorf("follow ended %s after the start", took)
 	}
 	// What is printed while we follow arrives at once.
@@ -61,13 +61,13 @@ func TestLogsFollow(t *testing.T) {
 	}
 	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
 	// Nobody closes the stdin of a container that was started detached: attach stays.
-	_ = s.d.command(2*time.Second, strings.NewReader("now\n"), tools.docker, "attach", "--sig-proxy=false", id)
+	_ = s.d.command(patient(2*time.Second), strings.NewReader("now\n"), tools.docker, "attach", "--sig-proxy=false", id)
 	got := make(chan string, 1)
 	go func() { l, _ := bufio.NewReader(out).ReadString('\n'); got <- l }()
 	select {
 	case l := <-got:
 		s.equal("line", l, "now\n")
-	case <-time.After(5 * time.Second):
+	case <-time.After(patient(5 * time.Second)):
 		t.Error("the line did not arrive within 5 s")
 	}
 }
@@ -165,7 +165,7 @@ func TestExitWhileDown(t *testing.T) {
 	if err := s.d.stop(); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(time.Second)
+	time.Sleep(patient(time.Second))
 	if err := s.d.start(); err != nil {
 		t.Fatal(err)
 	}

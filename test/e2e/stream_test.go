@@ -27,7 +27,7 @@ func TestWaitConditions(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patient(20*time.Second))
 	defer cancel()
 	id := s.ok("create", "busybox", "sh", "-c", "sleep 0.2; exit 8")
 	next := c.ContainerWait(ctx, id, client.ContainerWaitOptions{Condition: container.WaitConditionNextExit})
@@ -68,7 +68,7 @@ func TestWebsocketAttach(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(patient(10 * time.Second)))
 	if _, err := io.WriteString(ws, "echo $((40+2))\n"); err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +113,7 @@ func TestEventsLive(t *testing.T) {
 			if a != want {
 				t.Errorf("event %s, want %s", a, want)
 			}
-		case <-time.After(5 * time.Second):
+		case <-time.After(patient(5 * time.Second)):
 			t.Fatalf("no event %s", want)
 		}
 	}
@@ -191,7 +191,7 @@ func TestPublish(t *testing.T) {
 		t.Fatalf("port: %q", addr)
 	}
 	if err := eventually(5*time.Second, func() error {
-		resp, err := (&http.Client{Timeout: 2 * time.Second}).Get("http://" + addr + "/")
+		resp, err := (&http.Client{Timeout: patient(2 * time.Second)}).Get("http://" + addr + "/")
 		if err != nil {
 			return err
 		}

@@ -125,6 +125,8 @@ func (s *scene) machineFiles(db, web string) {
 	s.ok("exec", web, "sh", "-c", "echo c >/vol/of-web; chown 1000:7 /vol/of-web")
 	s.equal("volume in the machine", s.slow("exec", db, "sh", "-c", "cat /vol/of-web; stat -c %u:%g /vol/of-web; echo m >/vol/of-db; chown 33:44 /vol/of-db"), "c\n1000:7")
 	s.equal("volume in the container", s.ok("exec", web, "sh", "-c", "cat /vol/of-db; stat -c %u:%g /vol/of-db"), "m\n33:44")
+	// The server of a share has an open file for each that the guest knows of.
+	s.equal("many files in a volume", s.slow("exec", db, "sh", "-c", "mkdir /vol/many && cd /vol/many && i=0; while [ $i -lt 1200 ]; do i=$((i+1)); : >$i || exit; done; ls | wc -l"), "1200")
 	dir := s.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "put"), []byte("put\n"), 0o644); err != nil {
 		s.Fatal(err)
