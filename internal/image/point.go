@@ -232,17 +232,29 @@ func whole(path string) (err error) {
 		return err
 	}
 	defer func() { _ = tx.Rollback() }()
-	return tx.ForEach(func(_ []byte, b *bolt.Bucket) error { return readBucket(b) })
+	return readBucket(tx.Cursor().Bucket(), 0)
 }
 
-func readBucket(b *bolt.Bucket) error {
+// readBucket reads all keys, which must be in order: damage may lead round in
+// circles.
+func readBucket(b *bolt.Bucket, depth int) error {
+	if depth > 16 {
+		return errors.New("buckets in circles")
+	}
+	var last []byte
 	return b.ForEach(func(k, v []byte) error {
-		if v == nil {
-			if inner := b.Bucket(k); inner != nil {
-				return readBucket(inner)
-			}
+		if last != nil && bytes.Compare(last, k) >= 0 {
+			return fmt.Errorf("key %q after %q", k, last)
 		}
-		return nil
+		last = k
+		if v != nil {
+			return nil
+		}
+		inner := b.Bucket(k)
+		if inner == nil {
+			return fmt.Errorf("bucket %q is gone", k)
+		}
+		return readBucket(inner, depth+1)
 	})
 }
 
