@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
@@ -90,4 +91,40 @@ func (i *instance) OOM(ctx context.Context) (uint64, error) {
 		return 0, err
 	}
 	return r.State.OOMKills, nil
+}
+
+// oomTime is how often a guest is asked whether its kernel has killed for
+// memory.
+const oomTime = 5 * time.Second
+
+// NotifyOOM looks at the control group inside, which only the guest can see,
+// and at QEMU's own. What was killed before this daemon's time is told unless
+// it was.
+func (i *instance) NotifyOOM(told bool, f func(killed bool)) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		defer cancel()
+		_, _ = i.Wait(ctx)
+	}()
+	go func() {
+		var seen uint64
+		tick := time.NewTicker(oomTime)
+		defer tick.Stop()
+		for first := told; ; {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			n, err := i.OOM(ctx)
+			if err != nil {
+				continue
+			}
+			if n > seen && !first {
+				f(true)
+			}
+			seen, first = max(seen, n), false
+		}
+	}()
+	return i.Instance.NotifyOOM(told, f)
 }
