@@ -2,7 +2,12 @@ package image
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"io"
 	"net/http"
 	"os"
@@ -25,11 +30,15 @@ type signer struct {
 
 func newSigner(t *testing.T) signer {
 	t.Helper()
-	private, public, err := trust.Generate(nil)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(t, err)
-	k, err := trust.ReadPrivateKey(private, "k", func() ([]byte, error) { return nil, nil })
+	der, err := x509.MarshalPKCS8PrivateKey(key)
 	must(t, err)
-	return signer{k, string(public)}
+	k, err := trust.ReadPrivateKey(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), "k", nil)
+	must(t, err)
+	spki, err := x509.MarshalPKIXPublicKey(key.Public())
+	must(t, err)
+	return signer{k, string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: spki}))}
 }
 
 func (s signer) policy(t *testing.T, prefix, rest string) *trust.Policy {

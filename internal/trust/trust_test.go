@@ -1,7 +1,12 @@
 package trust
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -12,16 +17,26 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-func pair(t testing.TB, password string) (*PrivateKey, []PublicKey, []byte) {
+// pair is without a password: deriving a key from one takes its time.
+func pair(t testing.TB) (*PrivateKey, []PublicKey, []byte) {
 	t.Helper()
-	private, public, err := Generate([]byte(password))
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	k, err := ReadPrivateKey(private, "test.key", func() ([]byte, error) { return []byte(password), nil })
+	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		t.Fatal(err)
 	}
+	k, err := ReadPrivateKey(pem.EncodeToMemory(&pem.Block{Type: pemPKCS8, Bytes: der}), "test.key", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spki, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	public := pem.EncodeToMemory(&pem.Block{Type: pemPublic, Bytes: spki})
 	keys, err := PublicKeys(public, "test.pub")
 	if err != nil {
 		t.Fatal(err)
@@ -39,6 +54,13 @@ func TestKeys(t *testing.T) {
 	}
 	if _, err := ReadPrivateKey(private, "k", func() ([]byte, error) { return []byte("wrong"), nil }); err == nil || !strings.Contains(err.Error(), "password is wrong") {
 		t.Errorf("wrong password: %v", err)
+	}
+	k, err := ReadPrivateKey(private, "k", func() ([]byte, error) { return []byte("secret"), nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if keys, err := PublicKeys(public, "k"); err != nil || keys[0].ID != k.ID {
+		t.Errorf("the pair: %v %v", keys, err)
 	}
 	if _, err := ReadPrivateKey(public, "k", nil); err == nil || !strings.Contains(err.Error(), "public key") {
 		t.Errorf("public for private: %v", err)
@@ -80,8 +102,8 @@ func bundled(t testing.TB, k *PrivateKey, typ string, d digest.Digest) Signature
 }
 
 func TestCheck(t *testing.T) {
-	k, keys, _ := pair(t, "")
-	_, others, _ := pair(t, "x")
+	k, keys, _ := pair(t)
+	_, others, _ := pair(t)
 	d, e := digest.FromString("image"), digest.FromString("other")
 	want := Want{Digest: d, Repository: "docker.io/library/app"}
 	bent := signed(t, k, "docker.io/library/app", d)
@@ -122,7 +144,7 @@ func TestCheck(t *testing.T) {
 
 func TestPolicy(t *testing.T) {
 	dir := t.TempDir()
-	_, _, public := pair(t, "")
+	_, _, public := pair(t)
 	if err := os.WriteFile(filepath.Join(dir, "prod.pub"), public, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +195,7 @@ func TestPolicy(t *testing.T) {
 }
 
 func FuzzCheck(f *testing.F) {
-	k, keys, _ := pair(f, "")
+	k, keys, _ := pair(f)
 	d := digest.FromString("image")
 	f.Add(signed(f, k, "a.b/c", d).Payload)
 	f.Add(bundled(f, k, cosignSigned, d).Payload)
@@ -187,7 +209,7 @@ func FuzzCheck(f *testing.F) {
 }
 
 func FuzzPolicy(f *testing.F) {
-	_, _, public := pair(f, "")
+	_, _, public := pair(f)
 	f.Add([]byte(`{"default": {"images": "refuse"}, "repositories": {"a.b/c": {"images": "signed", "keys": ["x"]}}}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if p, err := parsePolicy(b, func(string) ([]byte, error) { return public, nil }); err == nil {
