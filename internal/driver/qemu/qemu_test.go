@@ -16,6 +16,7 @@ import (
 	"wharf/internal/driver/qemu/boot"
 	"wharf/internal/image/erofs"
 	"wharf/internal/model"
+	"wharf/internal/runtime"
 	"wharf/internal/runtime/cgroup"
 )
 
@@ -23,6 +24,7 @@ import (
 var bin string
 
 func TestMain(m *testing.M) {
+	runtime.Main()
 	code := func() int {
 		dir, err := os.MkdirTemp("", "wharf-qemu-")
 		if err != nil {
