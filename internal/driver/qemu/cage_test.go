@@ -12,6 +12,7 @@ import (
 
 	"wharf/internal/model"
 	"wharf/internal/runtime"
+	"wharf/internal/runtime/cgroup"
 )
 
 // TestCages puts a shell in the place of virtiofsd and of QEMU, as if a guest
@@ -56,6 +57,9 @@ touch own && echo made; grep -E "^(NoNewPrivs|CapEff):" /proc/self/status; cat /
 		c.root, c.ids, c.name, c.cgroup = root, model.IDRange{Host: 1 << 20, Size: 65536}, "cage", "wharf-test/cage-"+name
 		c.args = []string{"/bin/busybox", "sh", "-c", script}
 		out := inCage(t, &c)
+		if err := cgroup.Open(c.cgroup).Remove(); err != nil {
+			t.Error(err)
+		}
 		if strings.Contains(out, "reached") {
 			t.Errorf("%s: %s", name, out)
 		}
