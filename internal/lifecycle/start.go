@@ -89,7 +89,15 @@ func (s *starter) start(ctx context.Context, e *entry, byPerson bool, waited tim
 	r := &run{e: e, c: e.record(), drv: drv, late: e.late.take(), byPerson: byPerson}
 	var times []StepTime
 	err = walk(ctx, s.steps(), r, &times, s.report(e.id))
-	e.noteStart(times, waited, waited+time.Since(began))
+	took := time.Since(began)
+	if x, ok := r.inst.(interface {
+		Steps(func(string, time.Duration) bool)
+	}); ok { // what the step "instance" consists of
+		for name, took := range x.Steps {
+			times = append(times, StepTime{Name: "instance: " + name, Took: took})
+		}
+	}
+	e.noteStart(times, waited, waited+took)
 	if err != nil {
 		ctx, cancel := s.detach(ctx) // the deadline may be why
 		defer cancel()

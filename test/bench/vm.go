@@ -42,7 +42,8 @@ func (b *bench) measureVM() error {
 // vmTemplate waits until machines are cloned: the template of their size is
 // made behind the first start.
 func (b *bench) vmTemplate() error {
-	for end := time.Now().Add(3 * time.Minute); time.Now().Before(end); time.Sleep(2 * time.Second) {
+	for end := time.Now().Add(8 * time.Minute); time.Now().Before(end); {
+		time.Sleep(10 * time.Second)
 		id, err := b.cliOut(b.wharf, "run", "-d", "--isolation", "vm", "-m", vmIdle, "busybox", "sleep", "100000")
 		if err != nil {
 			return err
@@ -55,10 +56,11 @@ func (b *bench) vmTemplate() error {
 			return nil
 		}
 	}
-	return errors.New("no machine was cloned within three minutes")
+	return errors.New("no machine was cloned within eight minutes")
 }
 
-func (b *bench) vmRounds() int { return max(3, b.rounds/4) }
+// vmRounds is how often each thing is measured: once with -quick.
+func (b *bench) vmRounds() int { return max(1, b.rounds/4) }
 
 // timed is the median time of n runs of f, in milliseconds.
 func timed(n int, f func() error) (float64, error) {
@@ -180,7 +182,7 @@ func (b *bench) vmInside() error {
 			return err
 		}
 	}
-	for _, c := range vmWork() {
+	for _, c := range b.vmWork() {
 		row := vmRow{what: c.what, unit: "ms"}
 		for name, e := range names {
 			if c.only && name != "vm" {
@@ -205,20 +207,21 @@ type work struct {
 }
 
 // vmWork is what is done inside; first is exec itself, which is a part of each.
-func vmWork() []work {
+func (b *bench) vmWork() []work {
+	few := min(3, b.vmRounds())
 	out := []work{
-		{"exec of true", "true", 5, false},
-		{"64 MiB of output through exec", "dd if=/dev/zero bs=1M count=64 2>/dev/null", 3, false},
-		{"a processor's work: sum of 64 MiB", "dd if=/dev/zero bs=1M count=64 2>/dev/null | md5sum", 3, false},
+		{"exec of true", "true", b.vmRounds(), false},
+		{"64 MiB of output through exec", "dd if=/dev/zero bs=1M count=64 2>/dev/null", few, false},
+		{"a processor's work: sum of 64 MiB", "dd if=/dev/zero bs=1M count=64 2>/dev/null | md5sum", few, false},
 	}
 	for _, at := range []struct {
 		name, dir string
 		only      bool
 	}{{"the root", "/", false}, {"a volume (virtiofs in a machine)", "/v/", false}, {"a volume with type=block", "/b/", true}} {
 		out = append(out,
-			work{"64 MiB written to " + at.name + " and synced", "dd if=/dev/zero of=" + at.dir + "$HOSTNAME bs=1M count=64 conv=fsync 2>/dev/null", 3, at.only},
+			work{"64 MiB written to " + at.name + " and synced", "dd if=/dev/zero of=" + at.dir + "$HOSTNAME bs=1M count=64 conv=fsync 2>/dev/null", few, at.only},
 			work{"2,000 files made and removed in " + at.name,
-				"mkdir " + at.dir + "$HOSTNAME.d && cd " + at.dir + "$HOSTNAME.d && i=0; while [ $i -lt 2000 ]; do : >f$i; i=$((i+1)); done; rm -r " + at.dir + "$HOSTNAME.d", 3, at.only})
+				"mkdir " + at.dir + "$HOSTNAME.d && cd " + at.dir + "$HOSTNAME.d && i=0; while [ $i -lt 2000 ]; do : >f$i; i=$((i+1)); done; rm -r " + at.dir + "$HOSTNAME.d", few, at.only})
 	}
 	return out
 }
@@ -245,7 +248,7 @@ func (b *bench) vmNetwork() error {
 				continue
 			}
 		}
-		v, err := timed(3, func() error { return b.sendTo(e, "in-"+name) })
+		v, err := timed(min(3, b.vmRounds()), func() error { return b.sendTo(e, "in-"+name) })
 		if err != nil {
 			return err
 		}
@@ -277,7 +280,7 @@ func (b *bench) vmImage() error {
 		if err := b.cli(e, append(args, "debian:bookworm", "sleep", "100000")...); err != nil {
 			return err
 		}
-		v, err := timed(2, func() error {
+		v, err := timed(min(2, b.vmRounds()), func() error {
 			return b.cli(e, "exec", "image-"+name, "sh", "-c", "find / -xdev -type f -exec cat {} + >/dev/null 2>&1; true")
 		})
 		if err := errors.Join(err, b.cli(e, "rm", "-f", "image-"+name)); err != nil {

@@ -1,6 +1,7 @@
 package held
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -69,6 +71,17 @@ func (i *Instance) Warnings() []string { return i.warnings }
 // Trace says where the time of the start went, step by step; nil after a
 // recovery.
 func (i *Instance) Trace() []monitorapi.Step { return i.trace }
+
+// Steps yields the steps of the start in the order in which they ended, each
+// with the time since the one before it: some go on beside each other.
+func (i *Instance) Steps(yield func(name string, took time.Duration) bool) {
+	all := slices.SortedStableFunc(slices.Values(i.trace), func(a, b monitorapi.Step) int { return cmp.Compare(a.At, b.At) })
+	for n := 1; n < len(all); n++ {
+		if !yield(all[n].Name, time.Duration(all[n].At-all[n-1].At)) {
+			return
+		}
+	}
+}
 
 // hold is the one connection that waits for the exit.
 func (i *Instance) hold(r *monitorapi.Reader, conn io.Closer) {
