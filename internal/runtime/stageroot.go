@@ -162,6 +162,8 @@ func (s *stage) target(name string, dir bool) (int, error) {
 		if to, ok := readlink(parent, base); ok {
 			return s.target(follow(path.Dir(name), to, ""), false)
 		}
+		// Another container of the same root has made it meanwhile.
+		fd, err = s.resolve(name, unix.O_PATH)
 	}
 	return fd, wrapPath("make mount point", name, err)
 }

@@ -77,7 +77,9 @@ func (e *engine) attempt(spec *vmmapi.Machine, f monitor.Files, taps taps, limit
 
 // become waits until the agent answers and has done what Boot says.
 func (m *machine) become(limit time.Duration) error {
-	end := time.Now().Add(limit)
+	// What hangs does so before the agent answers: after that, being slow is no
+	// reason to begin anew.
+	end := time.Now().Add(m.spec.BootTime)
 	if err := m.resume(); err != nil {
 		return err
 	}
