@@ -29,6 +29,9 @@ pids=()
 end() {
 	docker rm -f srv cli peer >/dev/null 2>&1
 	for p in "${pids[@]}"; do kill "$p" 2>/dev/null && wait "$p" 2>/dev/null; done
+	# The daemon takes its cgroup parent with it; not when it was killed.
+	rmdir /sys/fs/cgroup{,/*}/"wharf-fw-$$" 2>/dev/null
+	true
 }
 trap end EXIT
 
