@@ -32,6 +32,9 @@ type Conn struct {
 	Raw   json.RawMessage // the reply as it came, for requests with another shape
 	wmu   sync.Mutex      // one frame at a time
 
+	left     chan struct{} // closed with the connection; nil: nobody asks
+	leftOnce sync.Once
+
 	// ended is told of the exit, if one came. It may be nil.
 	ended func(model.Exit)
 	// resize sets the size of the process's terminal over a connection of
@@ -93,6 +96,14 @@ func (d *Driver) request(ctx context.Context, id model.ID, q monitorapi.Request)
 }
 
 var _ model.Stream = (*Conn)(nil)
+
+// Close ends the connection.
+func (c *Conn) Close() error {
+	if c.left != nil {
+		c.leftOnce.Do(func() { close(c.left) })
+	}
+	return c.Conn.Close()
+}
 
 // Next returns the next piece of output.
 func (c *Conn) Next() (model.StreamKind, []byte, error) {

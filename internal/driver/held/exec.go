@@ -66,7 +66,7 @@ func (i *Instance) Exec(ctx context.Context, e *model.ExecSpec) (driver.Process,
 		return nil, err
 	}
 	x := &process{i: i, id: string(e.ID), pid: c.Reply.Pid, c: c, done: make(chan struct{})}
-	c.ended, c.resize = x.ended, x.resize
+	c.ended, c.resize, c.left = x.ended, x.resize, make(chan struct{})
 	return x, nil
 }
 
@@ -116,13 +116,30 @@ func (p *process) Wait(ctx context.Context) (model.Exit, error) {
 		return p.exit, nil
 	default:
 	}
-	p.ask.Do(func() { go p.hold() })
+	p.ask.Do(func() { go p.askLater() })
 	select {
 	case <-p.done:
 		return p.exit, nil
 	case <-ctx.Done():
 		return model.Exit{}, ctx.Err()
 	}
+}
+
+// streamTime is how long Wait leaves it to the stream's reader to meet the
+// exit: most processes are short, and a connection is a tenth of what they cost.
+const streamTime = 50 * time.Millisecond
+
+// askLater asks for the exit when the stream does not bring it.
+func (p *process) askLater() {
+	t := time.NewTimer(streamTime)
+	defer t.Stop()
+	select {
+	case <-p.done:
+		return
+	case <-p.c.left: // nobody reads it
+	case <-t.C:
+	}
+	p.hold()
 }
 
 // hold waits on a connection of its own. A process whose monitor is gone has
