@@ -126,3 +126,30 @@ func TestInterfaces(t *testing.T) {
 		t.Error(d)
 	}
 }
+
+// Disks that a template's guest has looked at are of one size in all clones.
+func TestMeasure(t *testing.T) {
+	dir := t.TempDir()
+	h := &hardware{disks: []disk{{serial: serialRoot, path: filepath.Join(dir, "root")}, {serial: serialWritable, path: filepath.Join(dir, "rw")},
+		{serial: serialVolume + "0", path: filepath.Join(dir, "volume")}}}
+	for i, size := range []int64{4096, 100 << 30, 8192} {
+		if err := os.WriteFile(h.disks[i].path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(h.disks[i].path, size); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := h.measure(); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []int64{diskSize, 100 << 30, 8192} {
+		if st, err := os.Stat(h.disks[i].path); err != nil || st.Size() != want || h.disks[i].size != want {
+			t.Errorf("%s: %d, the file has %d, want %d (%v)", h.disks[i].serial, h.disks[i].size, st.Size(), want, err)
+		}
+	}
+	h.disks[0].path = filepath.Join(dir, "gone")
+	if h.measure() == nil {
+		t.Error("a disk that is not there has a size")
+	}
+}

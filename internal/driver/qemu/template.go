@@ -41,8 +41,8 @@ type templates struct {
 	mu     sync.Mutex
 	byKey  map[string]*ready
 	making bool
-	give   context.CancelFunc // gives up what is being made
-	given  chan struct{}      // closed when that has ended
+	give   context.CancelFunc  // gives up what is being made
+	given  chan struct{}       // closed when that has ended
 	failed map[string]int      // how often a key's template could not be made, or not be used
 	uses   map[model.ID]string // who was started from what
 	wanted map[model.ID]want   // who is being started cold for want of a template
