@@ -1,6 +1,7 @@
 package runtime_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -130,4 +131,29 @@ func TestDevIsALink(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestNotIdmappable: a directory on a file system that cannot show its files
+// with a container's ids is refused with the remedy, which works.
+func TestNotIdmappable(t *testing.T) {
+	needRoot(t)
+	dir := t.TempDir()
+	inSharedTree(t, func() {
+		if err := unix.Mount("none", dir, "ramfs", 0, ""); err != nil {
+			t.Error(err)
+			return
+		}
+		write(t, filepath.Join(dir, "file"), "seen", 0o644)
+		b := bundle(t, "cat", "/m/file")
+		b.Spec.Mounts = append(b.Spec.Mounts, specs.Mount{Destination: "/m", Type: "bind", Source: dir, Options: []string{"rbind", "rprivate"}})
+		_, _, err := tryRun(t, b)
+		var not *runtime.NotIdmappableError
+		if !errors.As(err, &not) || !strings.Contains(err.Error(), "--userns=host") || !strings.Contains(err.Error(), dir) {
+			t.Errorf("%v", err)
+		}
+		b.IDs = model.IDRange{}
+		if out, _, err := tryRun(t, b); err != nil || out != "seen" {
+			t.Errorf("with the host's ids: %q %v", out, err)
+		}
+	})
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"wharf/internal/model"
 	"wharf/internal/runtime"
@@ -164,5 +165,53 @@ func TestUnified(t *testing.T) {
 	}
 	if st, _ := proc.Wait(); !st.Signaled() {
 		t.Error(st)
+	}
+}
+
+// TestControllers2 sets a limit of every controller that a host with cgroup v2
+// only has, and looks at the kernel's files.
+func TestControllers2(t *testing.T) {
+	needRoot(t)
+	l := cgroup.Detect()
+	if !l.Unified() {
+		t.Skip("needs cgroup v2 only: make vmtest")
+	}
+	var disk unix.Stat_t
+	if err := unix.Stat("/dev/vda", &disk); err != nil {
+		t.Skip("needs a disk /dev/vda: make vmtest")
+	}
+	b := bundle(t, "sleep", "100")
+	rate := specs.LinuxThrottleDevice{Rate: 1 << 20}
+	rate.Major, rate.Minor = int64(unix.Major(disk.Rdev)), int64(unix.Minor(disk.Rdev))
+	b.Spec.Linux.Resources = &specs.LinuxResources{
+		Memory:         &specs.LinuxMemory{Limit: ptr(int64(64 << 20)), Reservation: ptr(int64(32 << 20)), Swap: ptr(int64(96 << 20))},
+		CPU:            &specs.LinuxCPU{Shares: ptr(uint64(512)), Quota: ptr(int64(50000)), Period: ptr(uint64(100000)), Burst: ptr(uint64(10000)), Cpus: "0", Mems: "0"},
+		Pids:           &specs.LinuxPids{Limit: ptr(int64(50))},
+		BlockIO:        &specs.LinuxBlockIO{ThrottleReadBpsDevice: []specs.LinuxThrottleDevice{rate}},
+		HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "2MB", Limit: 4 << 20}},
+		Unified:        map[string]string{"memory.high": "52428800"},
+	}
+	for _, c := range []string{"memory", "cpu", "cpuset", "io", "pids", "hugetlb", "rdma", "misc"} {
+		if !l.V2Controllers[c] {
+			t.Logf("this kernel has no controller %s", c)
+		}
+	}
+	if !l.V2Controllers["hugetlb"] {
+		b.Spec.Linux.Resources.HugepageLimits = nil
+	}
+	started(t, b)
+	for file, want := range map[string]string{
+		"memory.max": "67108864", "memory.low": "33554432", "memory.swap.max": "33554432", "memory.high": "52428800",
+		"cpu.weight": "20", "cpu.max": "50000 100000", "cpu.max.burst": "10000", "cpuset.cpus": "0", "cpuset.mems": "0", "pids.max": "50",
+		"io.max": itoa(int(rate.Major)) + ":" + itoa(int(rate.Minor)) + " rbps=1048576", "hugetlb.2MB.max": "4194304",
+	} {
+		data, err := os.ReadFile(filepath.Join(l.V2, "wharf-test", b.ID.Short(), file))
+		if os.IsNotExist(err) && (strings.HasPrefix(file, "hugetlb") && !l.V2Controllers["hugetlb"] || file == "memory.swap.max") {
+			t.Logf("this kernel has no %s", file)
+			continue
+		}
+		if err != nil || !strings.HasPrefix(string(data), want) {
+			t.Errorf("%s: %q %v, want %q", file, data, err, want)
+		}
 	}
 }
