@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -185,6 +186,7 @@ func volumeImport(dockerCLI command.Cli) *cobra.Command {
 	var input, size string
 	var devices bool
 	labels := opts.NewListOpts(opts.ValidateLabel)
+	driver := opts.NewMapOpts(nil, nil)
 	cmd := &cobra.Command{
 		Use:   "import [OPTIONS] VOLUME",
 		Short: "Fill a new or empty volume from a tar archive",
@@ -207,7 +209,9 @@ STDIN or in a file. The volume has all of it or, after an error, nothing.`,
 				return errors.New("requested to read an archive, but STDIN is a terminal: use -i FILE or redirect the input")
 			}
 			q := url.Values{}
-			for key, m := range map[string]map[string]string{"labels": opts.ConvertKVStringsToMap(labels.GetSlice()), "options": sizeOption(size)} {
+			options := maps.Clone(driver.GetAll())
+			maps.Copy(options, sizeOption(size))
+			for key, m := range map[string]map[string]string{"labels": opts.ConvertKVStringsToMap(labels.GetSlice()), "options": options} {
 				if len(m) > 0 {
 					b, err := json.Marshal(m)
 					if err != nil {
@@ -231,6 +235,7 @@ STDIN or in a file. The volume has all of it or, after an error, nothing.`,
 	cmd.Flags().StringVarP(&input, "input", "i", "", "Read from a file, instead of STDIN")
 	cmd.Flags().Var(&labels, "label", "Set metadata for a new volume")
 	cmd.Flags().StringVar(&size, "size", "", "Limit the size of a new volume, where the file system can")
+	cmd.Flags().VarP(driver, "opt", "o", "Set driver specific options of a new volume, such as type=block")
 	cmd.Flags().BoolVar(&devices, "devices", false, "Accept device nodes")
 	return cmd
 }

@@ -93,7 +93,7 @@ func planDefaults(c *config.Config, gateway []netip.Addr) plan.Defaults {
 		LogDriver: c.LogDriver, LogOptions: c.LogOpts,
 		ShmSize: int64(c.DefaultShmSize), Ulimits: map[string]*container.Ulimit(c.DefaultUlimits),
 		Runtime: c.DefaultRuntime, Runtimes: runtimeNames,
-		Isolation: model.Isolation(c.DefaultIsolation), IsolationRules: isolationRules(c), VM: c.VM,
+		Isolation: model.Isolation(c.DefaultIsolation), IsolationRules: isolationRules(c), VM: c.VM, NoVM: noMachines(c),
 		IpcMode: container.IpcMode(c.DefaultIpcMode), CgroupnsMode: container.CgroupnsMode(c.DefaultCgroupnsMode),
 		Init: c.Init, NoNewPrivs: c.NoNewPrivileges, SELinux: c.SELinuxEnabled,
 		SeccompProfile: c.Seccomp, Seccomp: new(plan.SeccompCache),

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"runtime"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -17,14 +18,25 @@ import (
 	"wharf/internal/plan"
 )
 
+// noMachines says why this host cannot have any; "" when it may.
+func noMachines(c *config.Config) string {
+	if runtime.GOARCH != "amd64" {
+		return "virtual machines need an amd64 host, and this one is " + runtime.GOARCH
+	}
+	if _, err := os.Stat(c.VMHolder); errors.Is(err, os.ErrNotExist) {
+		return "wharf-vmm is not installed (" + c.VMHolder + ")"
+	}
+	return ""
+}
+
 // openMachines makes the driver of virtual machines; nil without one. What it
 // needs of the host (QEMU, a kernel) is looked for at the first start.
 func openMachines(c *config.Config) (*qemu.Driver, error) {
 	if !c.VM {
 		return nil, nil
 	}
-	if _, err := os.Stat(c.VMHolder); errors.Is(err, os.ErrNotExist) {
-		slog.Info("no virtual machines: wharf-vmm is not installed", "file", c.VMHolder)
+	if why := noMachines(c); why != "" {
+		slog.Info("no virtual machines: " + why)
 		c.VM = false
 		return nil, nil
 	}

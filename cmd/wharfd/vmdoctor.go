@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -19,8 +18,8 @@ import (
 func vmReport(ctx context.Context, c *config.Config) []host.Item {
 	const name = "virtual machines"
 	if !c.VM {
-		if _, err := os.Stat(c.VMHolder); err != nil {
-			return []host.Item{{Name: name, State: host.Missing, Optional: true, Detail: "wharf-vmm is not installed", Cost: "no --isolation vm"}}
+		if why := noMachines(c); why != "" {
+			return []host.Item{{Name: name, State: host.Missing, Optional: true, Detail: why, Cost: "no --isolation vm"}}
 		}
 		return []host.Item{{Name: name, State: host.Missing, Optional: true, Detail: "switched off (vm: false)", Cost: "no --isolation vm"}}
 	}

@@ -75,6 +75,9 @@ func (cr *creation) isolation() error {
 		iso = r.Isolation
 		break
 	}
+	if iso == model.IsolationVM && !cr.d.VM && cr.d.NoVM != "" {
+		return notImplemented("isolation vm cannot be had here: %s", cr.d.NoVM)
+	}
 	if iso == model.IsolationVM && !cr.d.VM {
 		return notImplemented("isolation vm is switched off on this daemon: leave --isolation out, or configure vm in daemon.json")
 	}

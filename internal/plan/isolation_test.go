@@ -4,8 +4,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"wharf/internal/model"
 )
@@ -96,6 +98,31 @@ func TestIsolationRefused(t *testing.T) {
 		_, _, err := Create(in, full(), Defaults{VM: true, Runtime: "wharf"})
 		if err == nil || !strings.Contains(err.Error(), option) {
 			t.Errorf("%s: %v", option, err)
+		}
+	}
+}
+
+// A host that cannot have machines says why.
+func TestIsolationWhyNot(t *testing.T) {
+	_, _, err := Create(input(nil, &container.HostConfig{Isolation: "vm"}), full(), Defaults{Runtime: "wharf", NoVM: "this one is arm64"})
+	if err == nil || err.Error() != "isolation vm cannot be had here: this one is arm64" {
+		t.Error(err)
+	}
+}
+
+// What is a disk of the instance's own is mounted as one.
+func TestDiskMount(t *testing.T) {
+	for _, c := range []struct {
+		m    model.Mount
+		want specs.Mount
+	}{
+		{model.Mount{Type: "volume", Destination: "/d", Disk: "/disk"}, specs.Mount{Destination: "/d", Type: "ext4", Source: "/disk", Options: []string{"copyup"}}},
+		{model.Mount{Type: "volume", Destination: "/d", Disk: "/disk", ReadOnly: true, NoCopy: true}, specs.Mount{Destination: "/d", Type: "ext4", Source: "/disk", Options: []string{"ro"}}},
+		{model.Mount{Type: "volume", Destination: "/d", Disk: "/disk", Subpath: "a/b"}, specs.Mount{Destination: "/d", Type: "ext4", Source: "/disk", Options: []string{"subpath=a/b"}}},
+		{model.Mount{Type: "image", Destination: "/d", Disk: "/i", Subpath: "a"}, specs.Mount{Destination: "/d", Type: "erofs", Source: "/i", Options: []string{"ro", "nodev", "subpath=a"}}},
+	} {
+		if d := cmp.Diff(c.want, diskMount(c.m)); d != "" {
+			t.Error(d)
 		}
 	}
 }

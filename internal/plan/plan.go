@@ -56,6 +56,7 @@ type Defaults struct {
 	Isolation      model.Isolation        // of requests that name none: "" is container
 	IsolationRules []IsolationRule        // who has to have another one, whatever the request says; the first that fits
 	VM             bool                   // isolation vm is there
+	NoVM           string                 // why it is not, when nobody switched it off
 	IpcMode        container.IpcMode      // "private"
 	CgroupnsMode   container.CgroupnsMode // "" decides by the cgroup version
 	Init           bool
