@@ -129,7 +129,7 @@ func password(dockerCLI command.Cli, ask string) ([]byte, error) {
 	if err := term.DisableEcho(dockerCLI.In().FD(), state); err != nil {
 		return nil, err
 	}
-	defer term.RestoreTerminal(dockerCLI.In().FD(), state) //nolint:errcheck // the terminal is gone then
+	defer func() { _ = term.RestoreTerminal(dockerCLI.In().FD(), state) }() // fails when the terminal is gone
 	var p []byte
 	for one := make([]byte, 1); ; {
 		n, err := dockerCLI.In().Read(one)

@@ -54,11 +54,11 @@ func (p *Policy) For(repository string) Rule {
 	return p.fallback
 }
 
-// Archives: what comes without a registry (load, import, copies from other
+// Archives reports whether what comes without a registry (load, import, copies from other
 // engines) may have names that a rule is about.
 func (p *Policy) Archives() bool { return p == nil || p.archives == Accept }
 
-// Idle: nothing is ever refused.
+// Idle reports whether nothing is ever refused.
 func (p *Policy) Idle() bool {
 	return p == nil || p.fallback.Demand == Accept && !slices.ContainsFunc(p.rules, func(r Rule) bool { return r.Demand != Accept })
 }
