@@ -72,7 +72,7 @@ func optional(i Item) Item {
 func reportKernel(f Facts) []Item {
 	k := Item{Name: "kernel", State: OK, Detail: f.Kernel.Release + " " + f.Machine}
 	if !f.Kernel.AtLeast(5, 19) {
-		k.State, k.Cost = Limited, "before 5.19 an overlay cannot have idmapped layers: containers run with --userns=host only"
+		k.State, k.Cost = Limited, "before 5.19 an overlay cannot have idmapped layers: containers run with the host's ids"
 		k.Remedy = "boot a kernel of 6.1 or newer (Debian 12's is 6.1)"
 	}
 	root := item("root", f.Root, "", "the daemon makes mounts, namespaces and control groups", "start wharfd as root")
@@ -98,7 +98,7 @@ func reportStorage(f Facts) []Item {
 	overlay := item("overlay", s.Overlay, where, "images are copied for each container, which takes time and room: "+s.Error,
 		"put the data root on ext4, xfs or btrfs (wharfd --data-root)")
 	idmap := item("idmapped mounts", s.Idmap && s.OverlayIdmap, where,
-		"containers share the host's user ids unless --userns=host is set: "+s.Error,
+		"containers run with the host's user ids, so that root inside is root of the host; each create warns: "+s.Error,
 		"put the data root on ext4, xfs, btrfs or tmpfs with a kernel of 6.1 or newer")
 	quota := optional(item("project quotas", s.ProjectQuota, where, "--storage-opt size and volume size limits are refused",
 		"mount the data root's file system with prjquota"))
