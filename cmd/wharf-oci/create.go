@@ -144,6 +144,7 @@ func (g *global) newContainer(id string, o *createOptions, u *undo.Stack) (*cont
 	}
 	if spec.Linux != nil {
 		pidsOfZero(spec.Linux.Resources)
+		g.warn(deviceLetters(spec.Linux.Resources))
 	}
 	if err := os.MkdirAll(g.root, 0o700); err != nil {
 		return nil, err

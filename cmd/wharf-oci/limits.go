@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/docker/go-units"
@@ -55,6 +56,28 @@ func pidsOfZero(r *specs.LinuxResources) {
 		one := int64(1)
 		r.Pids.Limit = &one
 	}
+}
+
+// deviceLetters takes out of device rules what is none of r, w and m, as runc
+// does; here with a warning. Other mistakes in a rule are refused.
+func deviceLetters(r *specs.LinuxResources) (warnings []string) {
+	if r == nil {
+		return nil
+	}
+	for i := range r.Devices {
+		d := &r.Devices[i]
+		known := strings.Map(func(c rune) rune {
+			if strings.ContainsRune("rwm", c) {
+				return c
+			}
+			return -1
+		}, d.Access)
+		if known != d.Access {
+			warnings = append(warnings, fmt.Sprintf("device rule %d: access %q: only r, w and m count", i, d.Access))
+			d.Access = known
+		}
+	}
+	return warnings
 }
 
 func readResources(file string, r *specs.LinuxResources) error {

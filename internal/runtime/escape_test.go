@@ -376,7 +376,7 @@ func TestBindSubpath(t *testing.T) {
 			}
 		}
 	}()
-	for range 30 {
+	for range 12 {
 		if got, err := show("part"); err == nil && got != "part" {
 			t.Errorf("shown: %q", got)
 		}

@@ -178,7 +178,7 @@ func pack(dir string, img boot.Image) error {
 	for _, m := range extra {
 		name := strings.TrimSuffix(filepath.Base(m), ".ko")
 		err = errors.Join(err, add(boot.ModuleDir+"/"+name+".ko", filepath.Join(img.Kernel.Modules, m), 0o644))
-		fmt.Fprintln(&list, "early", name)
+		fmt.Fprintln(&list, name)
 	}
 	if err != nil {
 		return err

@@ -142,7 +142,10 @@ func modules() error {
 			return err
 		}
 		for line := range strings.Lines(string(list)) {
-			_, name, _ := strings.Cut(strings.TrimSpace(line), " ")
+			name := strings.TrimSpace(line)
+			if name == "" {
+				continue
+			}
 			if err := load("/lib/modules/" + name + ".ko"); err != nil {
 				return fmt.Errorf("module %s: %w", name, err)
 			}
