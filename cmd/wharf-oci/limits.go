@@ -72,7 +72,7 @@ func deviceLetters(r *specs.LinuxResources) (warnings []string) {
 			}
 			return -1
 		}, d.Access)
-		if known != d.Access {
+		if known != d.Access && known != "" { // nothing at all would mean everything
 			warnings = append(warnings, fmt.Sprintf("device rule %d: access %q: only r, w and m count", i, d.Access))
 			d.Access = known
 		}
