@@ -28,6 +28,7 @@ type hardware struct {
 	hostKernel, hostInitrd string
 	commandLine            string
 	taps                   []tap // at most maxNics
+	noTaps                 bool  // the host has none: then only instances without a network come here
 	disks                  []disk
 	mode                   mode
 	digest                 string   // of kernel and initramfs
@@ -116,7 +117,7 @@ func (h *hardware) command() (args []string, files []vmmapi.File) {
 		// The first one is a tap in every machine, since what the guest finds its
 		// device to be able to do is that of its backend, and a clone's has to be
 		// able to do what its template's was.
-		if t.link == "" && i > 0 {
+		if t.link == "" && (i > 0 || h.noTaps) {
 			add("-netdev", fmt.Sprintf("hubport,id=%s,hubid=%d", id, i))
 		} else {
 			add("-netdev", fmt.Sprintf("tap,id=%s,fd=%s,vhost=off", id, open(vmmapi.File{Kind: vmmapi.FileTap, Name: t.link})))

@@ -204,7 +204,7 @@ func (m *machines) hardware(ctx context.Context, b *model.Bundle) (*hardware, er
 	if h.accel, _, err = m.o.Accel(ctx); err != nil {
 		return nil, err
 	}
-	h.cpus = usualCPUs(h.accel)
+	h.cpus, h.noTaps = usualCPUs(h.accel), !hasTaps()
 	img, err := m.o.Boot.Image(ctx)
 	if err != nil {
 		return nil, err
@@ -223,6 +223,17 @@ func (m *machines) hardware(ctx context.Context, b *model.Bundle) (*hardware, er
 	}
 	h.disks = []disk{{serial: serialRoot, path: b.Rootfs.Disk, readOnly: true}, {serial: serialWritable, path: b.Rootfs.Writable}}
 	return h, nil
+}
+
+// hasTaps says whether this kernel makes taps. Where it does not, networks
+// refuse a machine before.
+func hasTaps() bool {
+	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
+	if err != nil {
+		return false
+	}
+	_ = f.Close()
+	return true
 }
 
 // usualCPUs is how many processors a machine without --cpus has. Emulated it is
