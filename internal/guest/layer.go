@@ -68,7 +68,7 @@ func (a *Agent) changes(c *call) error {
 		}
 		_ = w.CloseWithError(err)
 	})
-	defer r.Close()
+	defer func() { _ = r.Close() }() // ends the writer when the host has gone
 	return c.sendData(r)
 }
 
