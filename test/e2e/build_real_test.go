@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -124,13 +125,13 @@ COPY f /b/
 	look := []string{"run", "--rm", "at-once", "sh", "-c", "ls /a /b; stat -c '%u:%g %a' /b; stat -c %h /b/4"}
 	want := "/a:\n2\n\n/b:\n4\nf\n7:8 755\n"
 	s.equal("files", s.ok(look...), want+"2")
-	if err := eventually(10*time.Second, s.d.fsck); err != nil {
+	if err := errors.Join(s.d.emptyTrash(), eventually(10*time.Second, s.d.fsck)); err != nil {
 		t.Error(err)
 	}
 	s.ok("builder", "prune", "-af")
 	s.equal("without the cache", s.ok(look...), want+"1")
 	s.ok("rmi", "at-once")
-	if err := eventually(10*time.Second, s.d.fsck); err != nil {
+	if err := errors.Join(s.d.emptyTrash(), eventually(10*time.Second, s.d.fsck)); err != nil {
 		t.Error(err)
 	}
 }
