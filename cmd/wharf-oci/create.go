@@ -96,6 +96,9 @@ func (g *global) create(id string, o *createOptions, attached bool) (_ *containe
 	u.Push(func() error { return runtime.DropRoot(c.Rootfs, proc.RootMount) })
 	u.Push(c.group().Remove)
 	u.Push(proc.Close)
+	if err := c.latePids(); err != nil {
+		return nil, nil, err
+	}
 	g.warn(proc.Warnings)
 	c.Prepared = &runtime.Prepared{ID: c.ID, Bundle: c.Bundle, Annotations: c.spec.Annotations, Hooks: c.Prepared.Hooks}
 	c.RootMount = proc.RootMount
@@ -142,7 +145,9 @@ func (g *global) newContainer(id string, o *createOptions, u *undo.Stack) (*cont
 	if spec.Root == nil || spec.Process == nil {
 		return nil, errors.New("config.json has no root or no process")
 	}
+	var pids *specs.LinuxPids
 	if spec.Linux != nil {
+		pids = earlyPids(spec.Linux.Resources)
 		pidsOfZero(spec.Linux.Resources)
 		g.warn(deviceLetters(spec.Linux.Resources))
 	}
@@ -156,7 +161,7 @@ func (g *global) newContainer(id string, o *createOptions, u *undo.Stack) (*cont
 		return nil, err
 	}
 	u.Push(func() error { return os.RemoveAll(dir) })
-	c := &container{dir: dir, spec: spec, record: record{ID: id, Bundle: bundle}}
+	c := &container{dir: dir, spec: spec, pids: pids, record: record{ID: id, Bundle: bundle}}
 	c.Rootfs = spec.Root.Path
 	if !filepath.IsAbs(c.Rootfs) {
 		c.Rootfs = filepath.Join(bundle, c.Rootfs)

@@ -58,6 +58,27 @@ func pidsOfZero(r *specs.LinuxResources) {
 	}
 }
 
+// earlyPids takes a limit of processes out of r that is too low for our own
+// start, some threads, which latePids sets when these need no more of them.
+func earlyPids(r *specs.LinuxResources) *specs.LinuxPids {
+	const ours = 16
+	if r == nil || r.Pids == nil || r.Pids.Limit == nil || *r.Pids.Limit < 0 || *r.Pids.Limit >= ours {
+		return nil
+	}
+	p := r.Pids
+	r.Pids = nil
+	return p
+}
+
+func (c *container) latePids() error {
+	if c.pids == nil {
+		return nil
+	}
+	r := &specs.LinuxResources{Pids: c.pids}
+	pidsOfZero(r)
+	return c.group().Update(r)
+}
+
 // deviceLetters takes out of device rules what is none of r, w and m, as runc
 // does; here with a warning. Other mistakes in a rule are refused.
 func deviceLetters(r *specs.LinuxResources) (warnings []string) {

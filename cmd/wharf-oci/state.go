@@ -37,6 +37,7 @@ type container struct {
 	record
 	dir  string
 	spec *specs.Spec
+	pids *specs.LinuxPids // to be set once the process is ready (earlyPids)
 }
 
 var idPattern = regexp.MustCompile(`^[\w+.-]+$`)
