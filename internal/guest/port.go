@@ -2,6 +2,7 @@ package guest
 
 import (
 	"bytes"
+	"encoding/binary"
 	"io"
 	"sync"
 	"time"
@@ -60,6 +61,7 @@ func (p *port) session() *portSession {
 type portSession struct {
 	p     *port
 	first *bytes.Reader
+	out   []byte // a frame's header that waits for its data; yamux's one sender uses it
 	over  chan struct{}
 	once  sync.Once
 }
@@ -92,11 +94,36 @@ func (s *portSession) Read(b []byte) (n int, err error) {
 	return n, err
 }
 
+// portWrite is what the driver takes in one write, and yamuxHeader what is
+// before the data of each of yamux's frames.
+const (
+	portWrite   = 32 << 10
+	yamuxHeader = 12
+)
+
+// Write joins a frame's header and its data, which yamux writes one after the
+// other: a write to the port waits until QEMU has taken the one before it.
 func (s *portSession) Write(b []byte) (int, error) {
 	if s.closed() {
 		return 0, io.ErrClosedPipe
 	}
-	return s.p.dev.Write(b)
+	if len(s.out) == 0 && dataFollows(b) {
+		s.out = append(s.out, b...)
+		return len(b), nil
+	}
+	if len(s.out) == 0 {
+		return s.p.dev.Write(b)
+	}
+	s.out = append(s.out, b...)
+	n, err := s.p.dev.Write(s.out)
+	s.out = s.out[:0]
+	return max(n-yamuxHeader, 0), err
+}
+
+// dataFollows tells the header of a frame with data: version, type (0 is data),
+// two bytes of flags, stream, length.
+func dataFollows(b []byte) bool {
+	return len(b) == yamuxHeader && b[0] == 0 && b[1] == 0 && binary.BigEndian.Uint32(b[8:]) > 0
 }
 
 // Close ends a read that is under way. The device stays open.

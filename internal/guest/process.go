@@ -265,7 +265,7 @@ func (p *process) drain() {
 // pump moves one output stream to the host until its end.
 func (p *process) pump(t guestapi.Type, from *os.File) {
 	defer p.pumps.Done()
-	buf := make([]byte, guestapi.HeaderLen+guestapi.MaxData)
+	buf := make([]byte, portWrite-yamuxHeader) // with its header one write to the port
 	for {
 		n, err := from.Read(buf[guestapi.HeaderLen:])
 		if n > 0 {
