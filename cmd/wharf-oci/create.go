@@ -176,17 +176,25 @@ func (g *global) newContainer(id string, o *createOptions, u *undo.Stack) (*cont
 	if c.Cgroup, err = cgroup.Clean(path, id); err != nil {
 		return nil, err
 	}
-	if pids, err := c.group().Pids(); err == nil && len(pids) > 0 {
-		return nil, fmt.Errorf("container's cgroup is not empty: %d process(es) found in %s", len(pids), c.Cgroup)
-	}
-	if c.group().Frozen() { // the stage would wait in it for ever
-		return nil, fmt.Errorf("container's cgroup unexpectedly frozen: %s", c.Cgroup)
+	if err := c.unused(); err != nil {
+		return nil, err
 	}
 	data, err := os.ReadFile(filepath.Join(bundle, "config.json"))
 	if err != nil {
 		return nil, err
 	}
 	return c, os.WriteFile(filepath.Join(dir, "config.json"), data, 0o600)
+}
+
+// unused: the cgroup is not somebody else's.
+func (c *container) unused() error {
+	if pids, err := c.group().Pids(); err == nil && len(pids) > 0 {
+		return fmt.Errorf("container's cgroup is not empty: %d process(es) found in %s", len(pids), c.Cgroup)
+	}
+	if c.group().Frozen() { // the stage would wait in it for ever
+		return fmt.Errorf("container's cgroup unexpectedly frozen: %s", c.Cgroup)
+	}
+	return nil
 }
 
 // makeFifo makes what start opens.

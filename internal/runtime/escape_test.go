@@ -363,6 +363,9 @@ func TestBindSubpath(t *testing.T) {
 			t.Errorf("%s: %q %v", sub, got, err)
 		}
 	}
+	if goruntime.NumCPU() < 2 {
+		return // the exchange would only take the processor
+	}
 	stop := make(chan struct{})
 	gone := make(chan struct{})
 	go func() {
