@@ -151,7 +151,7 @@ func TestNotIdmappable(t *testing.T) {
 		if !errors.As(err, &not) || !strings.Contains(err.Error(), "--userns=host") || !strings.Contains(err.Error(), dir) {
 			t.Errorf("%v", err)
 		}
-		b.IDs = model.IDRange{}
+		b.IDs, b.Rootfs = model.IDRange{}, model.Rootfs{Dir: b.Rootfs.Lower[0]}
 		if out, _, err := tryRun(t, b); err != nil || out != "seen" {
 			t.Errorf("with the host's ids: %q %v", out, err)
 		}
