@@ -9,6 +9,7 @@ import (
 	"hash/fnv"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -47,9 +48,22 @@ func (m metaHead) valid() bool {
 	if len(m) != metaHeadLen || binary.LittleEndian.Uint32(m[16:]) != 0xED0CDAED {
 		return false
 	}
+	return m.sum() == binary.LittleEndian.Uint64(m[72:])
+}
+
+func (m metaHead) sum() uint64 {
 	h := fnv.New64a()
 	h.Write(m[16:72])
-	return h.Sum64() == binary.LittleEndian.Uint64(m[72:])
+	return h.Sum64()
+}
+
+// withoutFreelist is a copy that has bolt look for the free pages itself: no
+// reader keeps the list of a state in its place.
+func (m metaHead) withoutFreelist() metaHead {
+	m = bytes.Clone(m)
+	binary.LittleEndian.PutUint64(m[48:], math.MaxUint64)
+	binary.LittleEndian.PutUint64(m[72:], m.sum())
+	return m
 }
 
 // pointFile writes the points of one database.
@@ -192,7 +206,7 @@ func toPoint(path, boot string) (bool, error) {
 		return false, nil
 	}
 	for i := range int64(2) {
-		head := bytes.Clone(p.head)
+		head := p.head.withoutFreelist()
 		binary.LittleEndian.PutUint64(head, uint64(i)) // the number of the page
 		if _, err := f.WriteAt(head, i*pageSize); err != nil {
 			return false, err
