@@ -14,6 +14,7 @@ import (
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	"github.com/moby/buildkit/session/upload/uploadprovider"
 	"github.com/moby/buildkit/util/entitlements"
+	"github.com/moby/moby/api/types/container"
 
 	"wharf/internal/model"
 )
@@ -101,21 +102,28 @@ func (r *Room) Build(ctx context.Context, q model.BuildRequest, body io.Reader, 
 	opt.Session = append(opt.Session, up, &credentials{all: q.Auth})
 
 	out := newStream(q, send)
-	statuses := make(chan *client.SolveStatus)
-	shown := make(chan struct{})
-	go func() {
-		defer close(shown)
-		for st := range statuses {
-			out.status(st)
-		}
-	}()
-	res, err := k.client.Solve(ctx, nil, opt, statuses)
-	<-shown
+	res, err := k.solveShown(ctx, opt, out.status)
 	if err != nil {
 		return out.failed(blamed(err))
 	}
 	out.done(res.ExporterResponse[exptypes.ExporterImageDigestKey])
 	return nil
+}
+
+// solveShown has BuildKit solve; show gets each message of the progress before it
+// returns.
+func (k *kit) solveShown(ctx context.Context, opt client.SolveOpt, show func(*client.SolveStatus)) (*client.SolveResponse, error) {
+	statuses := make(chan *client.SolveStatus)
+	shown := make(chan struct{})
+	go func() {
+		defer close(shown)
+		for st := range statuses {
+			show(st)
+		}
+	}()
+	res, err := k.client.Solve(ctx, nil, opt, statuses)
+	<-shown
+	return res, err
 }
 
 // solveOptions puts a request into the Dockerfile frontend's words.
@@ -159,11 +167,7 @@ func solveOptions(q model.BuildRequest) (client.SolveOpt, error) {
 	if q.Network != "default" && q.Network != "bridge" {
 		set(optNetwork, q.Network)
 	}
-	var limits []string
-	for _, l := range q.Ulimits {
-		limits = append(limits, fmt.Sprintf("%s=%d:%d", l.Name, l.Soft, l.Hard))
-	}
-	set("ulimit", strings.Join(limits, ","))
+	set("ulimit", limitsText(q.Ulimits))
 
 	opt := client.SolveOpt{Frontend: "dockerfile.v0", FrontendAttrs: a}
 	for _, ref := range q.CacheFrom {
@@ -233,4 +237,13 @@ func blamed(err error) error {
 		}
 	}
 	return err
+}
+
+// limitsText is how the frontend wants limits.
+func limitsText(all []*container.Ulimit) string {
+	var out []string
+	for _, l := range all {
+		out = append(out, fmt.Sprintf("%s=%d:%d", l.Name, l.Soft, l.Hard))
+	}
+	return strings.Join(out, ",")
 }
