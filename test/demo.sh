@@ -9,7 +9,7 @@ if [ "${1:-}" != --inside ]; then
 	[ "$(id -u)" -eq 0 ] || { echo "the demo makes namespaces and mounts: sudo make demo" >&2; exit 1; }
 	bash test/setup.sh demo
 	make --no-print-directory build
-	images=$(bash test/images.sh)
+	images=$(bash test/images.sh demo)
 	exec unshare --net --mount --propagation private bash test/demo.sh --inside "$images"
 fi
 
