@@ -309,12 +309,54 @@ func TestRegistryLogin(t *testing.T) {
 	s.ok("push", ref)
 	s.ok("logout", sh.addr)
 	s.fails(1, "pull access denied", "pull", ref)
+	s.helped(sh.addr, ref)
 	w := s.d.command(commandLimit, strings.NewReader("secret"), tools.wharf, "login", "-u", "jo", "--password-stdin", sh.addr)
 	s.contains("wharf login", w.Stdout, "Login Succeeded")
 	if r := s.wharf("pull", ref); r.Code != 0 {
 		t.Errorf("%s", r)
 	}
 	s.ok("logout", sh.addr)
+}
+
+// helped logs in with a credential helper: the password is with it, not in the
+// configuration.
+func (s *scene) helped(addr, ref string) {
+	s.Helper()
+	dir := s.TempDir()
+	const helper = `#!/bin/sh
+case $1 in
+store) cat >"$KEPT" ;;
+get) grep -q "$(cat)" "$KEPT" 2>/dev/null && cat "$KEPT" || { echo "credentials not found in native keychain"; exit 1; } ;;
+erase) rm -f "$KEPT" ;;
+list) echo '{}' ;;
+esac
+`
+	kept := filepath.Join(dir, "kept")
+	for file, text := range map[string]string{"docker-credential-test": helper, "config.json": `{"credsStore": "test"}`} {
+		if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o755); err != nil {
+			s.Fatal(err)
+		}
+	}
+	run := func(stdin string, args ...string) result {
+		env := []string{"DOCKER_CONFIG=" + dir, "KEPT=" + kept, "PATH=" + dir + ":" + os.Getenv("PATH"), tools.wharf}
+		return s.d.command(commandLimit, strings.NewReader(stdin), "env", append(env, args...)...)
+	}
+	s.contains("login by helper", run("secret", "login", "-u", "jo", "--password-stdin", addr).Stdout, "Login Succeeded")
+	if b, err := os.ReadFile(kept); err != nil || !strings.Contains(string(b), "secret") {
+		s.Errorf("the helper keeps %q, %v", b, err)
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, "config.json")); err != nil || strings.Contains(string(b), "secret") {
+		s.Errorf("config.json: %s %v", b, err)
+	}
+	if r := run("", "pull", ref); r.Code != 0 {
+		s.Errorf("%s", r)
+	}
+	if r := run("", "logout", addr); r.Code != 0 {
+		s.Errorf("%s", r)
+	}
+	if r := run("", "pull", ref); r.Code == 0 {
+		s.Errorf("after logout: %s", r)
+	}
 }
 
 // authority makes certificates.
