@@ -70,7 +70,7 @@ func (r *Room) traced(ctx context.Context, k *kit, q model.BuildRequest, body io
 	if q.Quiet {
 		return k.solveQuietly(ctx, req, send)
 	}
-	id, err := k.solve(ctx, req, send)
+	id, err := k.solveTraced(ctx, req, send)
 	if err == nil && id != "" {
 		var a traceImage
 		a.ID, a.Aux.ID = "moby.image.id", id
@@ -82,7 +82,7 @@ func (r *Room) traced(ctx context.Context, k *kit, q model.BuildRequest, body io
 // solveQuietly tells nothing but the id, or all when it fails.
 func (k *kit) solveQuietly(ctx context.Context, req *controlapi.SolveRequest, send model.Progress) error {
 	var all []any
-	id, err := k.solve(ctx, req, func(m any) { all = append(all, m) })
+	id, err := k.solveTraced(ctx, req, func(m any) { all = append(all, m) })
 	if err != nil {
 		for _, m := range all {
 			send(m)
@@ -130,8 +130,8 @@ func traceRequest(q model.BuildRequest, opt client.SolveOpt) (*controlapi.SolveR
 	return req, nil
 }
 
-// solve builds and sends BuildKit's messages; it returns the image's id.
-func (k *kit) solve(ctx context.Context, req *controlapi.SolveRequest, send model.Progress) (string, error) {
+// solveTraced builds and sends BuildKit's messages; it returns the image's id.
+func (k *kit) solveTraced(ctx context.Context, req *controlapi.SolveRequest, send model.Progress) (string, error) {
 	// Not with ctx: a build that is cancelled still says how it ended.
 	seen, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()

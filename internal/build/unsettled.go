@@ -76,14 +76,32 @@ func (s *settler) changed() error {
 	return nil
 }
 
+// mark makes the file, of the one that clear put aside if there is one: on a
+// full disk a file can be renamed where none can be made, and a cache that
+// cannot change could not be pruned.
 func (s *settler) mark() error {
-	f, err := os.OpenFile(s.path(), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	from := s.spare()
+	f, err := os.OpenFile(from, os.O_WRONLY, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		from = s.path()
+		f, err = os.OpenFile(from, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	}
 	if err != nil {
 		return err
 	}
 	_, err = f.WriteString(s.boot)
-	return errors.Join(err, f.Sync(), f.Close(), s.syncRoot(unix.Fsync))
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if from != s.path() {
+		if err := os.Rename(from, s.path()); err != nil {
+			return err
+		}
+	}
+	return s.syncRoot(unix.Fsync)
 }
+
+func (s *settler) spare() string { return s.path() + ".spare" }
 
 func (s *settler) path() string { return filepath.Join(s.root, unsettledFile) }
 
@@ -127,7 +145,7 @@ func (s *settler) clear(state string) error {
 		err = errBusy
 	}
 	if err == nil {
-		err = errors.Join(os.Remove(s.path()), s.syncRoot(unix.Fsync))
+		err = errors.Join(os.Rename(s.path(), s.spare()), s.syncRoot(unix.Fsync))
 	}
 	if err != nil {
 		s.dirty.Store(true)

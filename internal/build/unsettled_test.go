@@ -110,3 +110,23 @@ func TestPowerCut(t *testing.T) {
 }
 
 type noSteps struct{ Steps }
+
+// TestSettlerFullDisk: the file is never made twice, so that a cache can be
+// pruned where nothing can be made.
+func TestSettlerFullDisk(t *testing.T) {
+	s := &settler{root: t.TempDir(), boot: "b", quiet: time.Hour, log: slog.Default(), settle: func() error { return nil }}
+	if err := errors.Join(s.changed(), s.clear(s.state())); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.Stat(s.spare())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.changed(); err != nil {
+		t.Fatal(err)
+	}
+	after, err := os.Stat(s.path())
+	if err != nil || !os.SameFile(before, after) {
+		t.Error("another file", err)
+	}
+}

@@ -1,15 +1,19 @@
 package e2e
 
 import (
+	"archive/tar"
+	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // wharfBuild builds a Dockerfile from stdin.
@@ -61,5 +65,36 @@ func TestBuildSSH(t *testing.T) {
 	s.contains("socket", r.Stderr, "agent "+s.label)
 	if r := s.wharfBuild(text, "--no-cache"); r.Code == 0 || !strings.Contains(r.Stderr, "ssh") {
 		t.Errorf("without an agent: %s", r)
+	}
+}
+
+// What is made and pruned is told; a context as Python writes it is one; what
+// is wrong with a request is a 400.
+func TestBuildEvents(t *testing.T) {
+	s := newScene(t)
+	since := time.Now()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	text := "FROM busybox\nLABEL a=" + s.label + "\n"
+	_ = w.WriteHeader(&tar.Header{Name: "Dockerfile", Mode: 0o644, Size: int64(len(text)), Format: tar.FormatPAX, ModTime: time.Unix(1, 5)})
+	_, _ = io.WriteString(w, text)
+	_ = w.Close()
+	ref := s.image("pax")
+	resp, err := s.d.http().Post("http://wharf/v1.44/build?t="+ref, "application/x-tar", &b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.Copy(io.Discard, resp.Body)
+	resp.Body.Close()
+	s.ok("builder", "prune", "-f", "--filter", "id=nonesuch")
+	told := s.ok("events", "--since", since.Format(time.RFC3339Nano), "--until", time.Now().Format(time.RFC3339Nano), "--format", "{{.Type}} {{.Action}} {{.Actor.ID}}")
+	s.contains("events", told, "image create "+s.inspect(ref, "{{.Id}}"), "builder prune")
+	for q, text := range map[string]string{"platform=foobar": "FROM scratch\n", "t=X": "FROM scratch\n", "nocache=1": "NONESUCH\n"} {
+		resp, err := s.d.http().Post("http://wharf/v1.44/build?"+q, "application/x-tar", tarOf(map[string]string{"Dockerfile": text}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		s.equal(q, resp.Status, "400 Bad Request")
 	}
 }
