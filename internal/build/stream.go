@@ -124,7 +124,15 @@ func (s *stream) failed(err error) error {
 		return err
 	}
 	f := failure{Detail: jsonstream.Error{Code: int(exit.ExitCode)}}
-	f.Error = fmt.Sprintf("The command '/bin/sh -c %s' returned a non-zero code: %d", s.last, exit.ExitCode)
+	command := "/bin/sh -c " + s.last
+	if strings.HasPrefix(s.last, "[") {
+		command = s.last
+	}
+	f.Error = fmt.Sprintf("The command '%s' returned a non-zero code: %d", command, exit.ExitCode)
+	// Why a process could not be started; clients look for what is before.
+	if _, why, ok := strings.Cut(err.Error(), "did not complete successfully: "); ok && !strings.HasPrefix(why, "exit code:") {
+		f.Error += ": " + why
+	}
 	f.Detail.Message = f.Error
 	s.send(f)
 	return nil

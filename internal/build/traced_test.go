@@ -15,6 +15,7 @@ import (
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 	bkexecutor "github.com/moby/buildkit/executor"
+	gatewaypb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/moby/api/types/events"
 
@@ -152,5 +153,15 @@ func TestEvents(t *testing.T) {
 	(&Room{}).pruned(5) // nobody listens
 	if d := cmp.Diff([]string{"imagecreatesha256:amap[name:sha256:a]", "builderprunemap[reclaimed:5]"}, got); d != "" {
 		t.Error(d)
+	}
+}
+
+func TestFailedStart(t *testing.T) {
+	var got string
+	s := newStream(model.BuildRequest{}, func(m any) { got = m.(failure).Error })
+	s.last = `["/x"]`
+	err := fmt.Errorf("process \"/x\" did not complete successfully: %w", &gatewaypb.ExitError{ExitCode: 126, Err: errors.New("exec format error")})
+	if s.failed(err) != nil || got != `The command '["/x"]' returned a non-zero code: 126: exec format error` {
+		t.Error(got)
 	}
 }
