@@ -379,6 +379,7 @@ func (b *bench) vmReport() string {
 	for line := range strings.Lines(accel) {
 		if strings.Contains(strings.ToLower(line), "accelerator") {
 			how = strings.TrimSpace(line)
+			break
 		}
 	}
 	s := "## Virtual machines\n\nMedians by the stock docker CLI; every machine has 256 MiB. The accelerator here: " + how + "\n\n" +

@@ -29,6 +29,10 @@ import (
 // has touched: some 60 MiB.
 const maxTemplates = 3
 
+// mostBad is how many clones one after the other may not come up of a template
+// that has been good.
+const mostBad = 2
+
 // templateDelay keeps the making of a template out of the way of the machine
 // that showed that it is wanted, and has just started.
 const templateDelay = 3 * time.Second
@@ -58,6 +62,8 @@ type want struct {
 type ready struct {
 	ram, state *os.File
 	used       time.Time
+	worked     bool // a clone of it has come up
+	bad        int  // how many after the last one that did have not
 }
 
 // key is what machines have to have in common with their template: QEMU,
@@ -266,8 +272,8 @@ func (t *templates) close() {
 }
 
 // started is told of the end of every start. A cold one is followed by the making
-// of its template. A clone that did not come up takes its template with it; the
-// caller starts cold then.
+// of its template. A clone that did not come up takes a template with it
+// that has not been good before; the caller starts cold then.
 func (t *templates) started(id model.ID, err error) (again bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -280,8 +286,20 @@ func (t *templates) started(id model.ID, err error) (again bool) {
 	}
 	key, ok := t.uses[id]
 	delete(t.uses, id)
-	if !ok || err == nil {
+	if !ok {
 		return false
+	}
+	r := t.byKey[key]
+	if err == nil {
+		t.failed[key] = 0
+		if r != nil {
+			r.worked, r.bad = true, 0
+		}
+		return false
+	}
+	if r != nil && r.worked && r.bad < mostBad {
+		r.bad++ // a busy host, rather
+		return true
 	}
 	t.failed[key]++
 	t.drop(key)
