@@ -163,7 +163,7 @@ func writeFile(path string, p []byte) error {
 
 // Recover finds an instance of an earlier daemon.
 func (d *Driver) Recover(ctx context.Context, id model.ID) (driver.Instance, error) {
-	return d.Find(ctx, id)
+	return AsInstance(d.Find(ctx, id))
 }
 
 // Find is Recover.

@@ -29,7 +29,16 @@ type logPlan struct {
 // Start starts b's process: one exec of the monitor, which executes itself
 // once more as the init stage, which executes the image's program.
 func (d *Driver) Start(ctx context.Context, b *model.Bundle, sb driver.Sandbox) (driver.Instance, error) {
-	return d.Begin(ctx, b, sb)
+	return AsInstance(d.Begin(ctx, b, sb))
+}
+
+// AsInstance keeps an error from coming with an interface that holds no
+// instance, which is not nil.
+func AsInstance(i *Instance, err error) (driver.Instance, error) {
+	if err != nil {
+		return nil, err
+	}
+	return i, nil
 }
 
 // Begin is Start.

@@ -81,8 +81,8 @@ func TestStartWhen(t *testing.T) {
 		t.Fatal(err)
 	}
 	no := errors.New("no network")
-	if _, err = d.StartWhen(t.Context(), b, sb, func(context.Context) error { return no }); !errors.Is(err, no) {
-		t.Errorf("%v", err)
+	if i, err = d.StartWhen(t.Context(), b, sb, func(context.Context) error { return no }); !errors.Is(err, no) || i != nil {
+		t.Errorf("%v %v", i, err)
 	}
 	if err := d.Release(t.Context(), b.ID); err != nil {
 		t.Error(err)

@@ -55,7 +55,7 @@ func New(o Options) (*Driver, error) {
 
 // StartWhen implements driver.Early.
 func (d *Driver) StartWhen(ctx context.Context, b *model.Bundle, sb driver.Sandbox, ready func(context.Context) error) (driver.Instance, error) {
-	return d.BeginWhen(ctx, b, sb, ready)
+	return held.AsInstance(d.BeginWhen(ctx, b, sb, ready))
 }
 
 // containers are what the monitor is told to start.
