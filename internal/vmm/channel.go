@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/yamux"
@@ -125,35 +126,56 @@ func (m *machine) watch() {
 	}
 }
 
-// followEtc sends the guest its /etc files again when they have changed on the
-// host: a name or an address of the network is another one.
-func (m *machine) followEtc(files []vmmapi.EtcFile) {
-	seen := map[string]time.Time{}
+// etcFiles are the guest's /etc files that the host writes. mu is held while
+// they are sent, so that an exec sees what was there when it began.
+type etcFiles struct {
+	files []vmmapi.EtcFile
+
+	mu   sync.Mutex
+	seen map[string]time.Time
+}
+
+// newEtc notes what the guest has got with Boot.
+func newEtc(files []vmmapi.EtcFile) *etcFiles {
+	e := &etcFiles{files: files, seen: map[string]time.Time{}}
 	for _, f := range files {
 		if st, err := os.Stat(f.Host); err == nil {
-			seen[f.Host] = st.ModTime()
+			e.seen[f.Host] = st.ModTime()
 		}
 	}
+	return e
+}
+
+// followEtc sends the guest its /etc files again when they have changed on the
+// host: a name or an address of the network is another one.
+func (m *machine) followEtc() {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	for len(files) > 0 {
+	for len(m.etc.files) > 0 {
 		select {
 		case <-m.down:
 			return
 		case <-tick.C:
+			m.sendEtc()
 		}
-		for _, f := range files {
-			st, err := os.Stat(f.Host)
-			if err != nil || st.ModTime().Equal(seen[f.Host]) {
-				continue
-			}
-			text, err := os.ReadFile(f.Host)
-			if err != nil {
-				continue
-			}
-			if _, err := m.ask(askTime, guestapi.Request{Op: guestapi.OpFile, File: &guestapi.File{Path: f.Guest, Mode: 0o644, Data: text}}); err == nil {
-				seen[f.Host] = st.ModTime()
-			}
+	}
+}
+
+// sendEtc sends those that have changed.
+func (m *machine) sendEtc() {
+	m.etc.mu.Lock()
+	defer m.etc.mu.Unlock()
+	for _, f := range m.etc.files {
+		st, err := os.Stat(f.Host)
+		if err != nil || st.ModTime().Equal(m.etc.seen[f.Host]) {
+			continue
+		}
+		text, err := os.ReadFile(f.Host)
+		if err != nil {
+			continue
+		}
+		if _, err := m.ask(askTime, guestapi.Request{Op: guestapi.OpFile, File: &guestapi.File{Path: f.Guest, Mode: 0o644, Data: text}}); err == nil {
+			m.etc.seen[f.Host] = st.ModTime()
 		}
 	}
 }

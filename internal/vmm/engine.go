@@ -49,6 +49,7 @@ func (e *engine) Create(st *monitorapi.Start, f monitor.Files) (_ monitor.Proces
 		return nil, err
 	}
 	u.Push(func() error { p.Close(); return nil })
+	etc := newEtc(spec.Etc) // what changes during the boot is sent after it
 	m, err := e.boot(&spec, f)
 	if err != nil {
 		return nil, err
@@ -58,6 +59,7 @@ func (e *engine) Create(st *monitorapi.Start, f monitor.Files) (_ monitor.Proces
 	if spec.Save {
 		return p, m.save(f.More[vmmapi.SaveFile])
 	}
+	m.etc = etc
 	e.mu.Lock()
 	e.m = m
 	e.mu.Unlock()
@@ -65,7 +67,7 @@ func (e *engine) Create(st *monitorapi.Start, f monitor.Files) (_ monitor.Proces
 	go m.followClock()
 	go m.breathe()
 	go m.watchDisk()
-	go m.followEtc(spec.Etc)
+	go m.followEtc()
 	go m.relieve()
 	return p, nil
 }
@@ -76,6 +78,7 @@ func (e *engine) Exec(_ monitor.Process, x *monitorapi.Exec, f monitor.Files) (m
 	if err != nil {
 		return nil, err
 	}
+	m.sendEtc()
 	p, err := newProcess(x.ID, guestapi.Process{ID: x.ID, Prepared: x.Prepared, Terminal: x.Terminal, OpenStdin: x.OpenStdin}, f)
 	if err != nil {
 		return nil, err

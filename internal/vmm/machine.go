@@ -41,6 +41,7 @@ type machine struct {
 	down   chan struct{} // closed when QEMU has ended
 	status syscall.WaitStatus
 
+	etc  *etcFiles   // set before others see the machine
 	full atomic.Bool // the host's disk is, and QEMU has stopped the machine
 
 	mu     sync.Mutex

@@ -111,19 +111,17 @@ func (i *instance) NotifyOOM(told bool, f func(killed bool)) error {
 		tick := time.NewTicker(oomTime)
 		defer tick.Stop()
 		for first := told; ; {
+			if n, err := i.OOM(ctx); err == nil {
+				if n > seen && !first {
+					f(true)
+				}
+				seen, first = max(seen, n), false
+			}
 			select {
 			case <-ctx.Done():
 				return
 			case <-tick.C:
 			}
-			n, err := i.OOM(ctx)
-			if err != nil {
-				continue
-			}
-			if n > seen && !first {
-				f(true)
-			}
-			seen, first = max(seen, n), false
 		}
 	}()
 	return i.Instance.NotifyOOM(told, f)
