@@ -88,7 +88,7 @@ func (r *Room) recordIDs() (map[string]bool, error) {
 		if meta, err = cachemeta.NewStore(path); err != nil {
 			return nil, err
 		}
-		defer meta.Close()
+		defer func() { _ = meta.Close() }()
 	}
 	items, err := meta.All()
 	if err != nil {

@@ -235,7 +235,7 @@ func whole(path string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer db.Close()
+	defer func() { _ = db.Close() }()
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("%s is damaged: %v", path, r)
