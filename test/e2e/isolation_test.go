@@ -94,6 +94,7 @@ var differing = map[string]difference{
 	"TestRunHostUser":                           {"ids", "the process of the host is the machine"},
 	"TestRunLimits/cpus":                        {"--cpus", "the rest of a processor is taken from QEMU, not inside"},
 	"TestRunLimits/cpu_shares":                  {"--cpus", "shares are QEMU's, not seen inside"},
+	"TestRunSecurity/privileged":                {"--privileged", "no /dev/kmsg"},
 	"TestRunSecurity/userns_host":               {"--userns host", "refused"},
 	"TestRunSecurity/own_user_namespace":        {"ids", "the kernel is its own, and so are all of its ids"},
 	"TestRunSecurity/device":                    {"--device", "refused"},
