@@ -134,12 +134,25 @@ func (m *mounts) sweep() error {
 		}
 	}
 	for _, e := range es {
-		// Remove, not RemoveAll: what cannot be unmounted must not be emptied.
-		if err := os.Remove(filepath.Join(m.dir, e.Name())); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := m.remove(filepath.Join(m.dir, e.Name())); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// remove takes a mount point away, and what lies in it where nothing is mounted
+// any more: a copy of a running daemon's data root has the files of the mount.
+func (m *mounts) remove(dir string) error {
+	err := os.Remove(dir)
+	if err == nil || errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	var in, above unix.Stat_t
+	if unix.Lstat(dir, &in) != nil || unix.Lstat(m.dir, &above) != nil || in.Dev != above.Dev {
+		return err // what cannot be unmounted must not be emptied
+	}
+	return os.RemoveAll(dir)
 }
 
 func (m *mounts) close() error {

@@ -91,6 +91,7 @@ func (g *Group) blkioStats(s *container.BlkioStats) {
 			s.IoServiceBytesRecursive = blkio1(dir + "/" + kind + "io_service_bytes_recursive")
 			s.IoServicedRecursive = blkio1(dir + "/" + kind + "io_serviced_recursive")
 			if len(s.IoServiceBytesRecursive) > 0 {
+				blkioDebug(s, dir+"/"+kind)
 				return
 			}
 		}
@@ -121,6 +122,16 @@ func (g *Group) blkioStats(s *container.BlkioStats) {
 				s.IoServicedRecursive = append(s.IoServicedRecursive, e)
 			}
 		}
+	}
+}
+
+// blkioDebug reads what only a kernel with CONFIG_BFQ_CGROUP_DEBUG counts.
+func blkioDebug(s *container.BlkioStats, prefix string) {
+	for name, to := range map[string]*[]container.BlkioStatEntry{
+		"io_merged": &s.IoMergedRecursive, "io_queued": &s.IoQueuedRecursive, "io_service_time": &s.IoServiceTimeRecursive,
+		"io_wait_time": &s.IoWaitTimeRecursive, "time": &s.IoTimeRecursive, "sectors": &s.SectorsRecursive,
+	} {
+		*to = blkio1(prefix + name + "_recursive")
 	}
 }
 
