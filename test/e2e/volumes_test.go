@@ -192,7 +192,7 @@ func TestVolumeSharedOwners(t *testing.T) {
 	s := newScene(t)
 	v := s.volumeOf("v")
 	a, b := s.idle("-v", v+":/v"), s.idle("-v", v+":/v")
-	if x, y := s.ok("exec", a, "cat", "/proc/self/uid_map"), s.ok("exec", b, "cat", "/proc/self/uid_map"); x == y {
+	if x, y := s.ok("exec", a, "cat", "/proc/self/uid_map"), s.ok("exec", b, "cat", "/proc/self/uid_map"); x == y && !onMachines {
 		t.Errorf("both have %s", x)
 	}
 	s.ok("exec", a, "sh", "-c", "echo a >/v/a; chown 1234:5678 /v/a; echo r >/v/r")
