@@ -42,7 +42,7 @@ func (s *scene) wharfOK(args ...string) string {
 func TestTrashUndo(t *testing.T) {
 	s := newScene(t)
 	name := s.name("db")
-	id := s.ok("run", "-d", "--name", name, "-v", "/data", "busybox", "sh", "-c", "echo precious >/data/x; echo layer >/y; echo said; exec sleep 1000")
+	id := s.ok("run", "-d", "--name", name, "-v", "/data", "busybox", "sh", "-c", "[ -e /y ] || { echo precious >/data/x; echo said; echo layer >/y; }; exec sleep 1000")
 	s.until(name, "{{.State.Running}}", "true")
 	deadline := time.Now().Add(10 * time.Second)
 	for s.docker("exec", name, "cat", "/y").out() != "layer" && time.Now().Before(deadline) {
