@@ -136,12 +136,19 @@ func TestBodyCutOff(t *testing.T) {
 		called <- struct{}{}
 		return container.CreateResponse{}, nil
 	}}}))
-	conn, err := net.Dial("unix", path)
-	if err != nil {
-		t.Fatal(err)
+	// The second is a whole object already, and less than was announced.
+	for _, body := range []string{`{"Image":`, `{"Image":"busybox"}`} {
+		conn, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.WriteString(conn, "POST /containers/create HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"+body)
+		_ = conn.(*net.UnixConn).CloseWrite()
+		if answer, _ := io.ReadAll(conn); !strings.HasPrefix(string(answer), "HTTP/1.1 400 ") {
+			t.Errorf("%s: %s", body, answer)
+		}
+		_ = conn.Close()
 	}
-	_, _ = io.WriteString(conn, "POST /containers/create HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{\"Image\":")
-	_ = conn.Close()
 	noLeak(t)
 	select {
 	case <-called:

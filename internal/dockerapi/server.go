@@ -194,9 +194,8 @@ func (s *server) fail(w *reply, r *http.Request, err error) {
 	if w.begun {
 		panic(http.ErrAbortHandler) // net/http closes the connection and logs nothing
 	}
-	if gone {
-		return
-	}
+	// Also when the client is gone: it may have closed its half only, and
+	// nothing said would be a 200.
 	if code == http.StatusNotModified {
 		w.WriteHeader(code)
 		return

@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -306,43 +305,6 @@ func swapDiff(t testing.TB, i testImage) []byte {
 	}
 	b, _ := json.Marshal([]dockerEntry{e})
 	return tarOf(t, append(fs, file{name: "manifest.json", body: string(b)})...)
-}
-
-// Layers cannot reach out of their directory, whatever their names and links.
-func TestHostileLayers(t *testing.T) {
-	outside := filepath.Join(t.TempDir(), "outside")
-	must(t, os.WriteFile(outside, []byte("safe"), 0o644))
-	for name, fs := range map[string][]file{
-		"climbing":     {{name: "../../../../../../../../" + outside, body: "bad"}},
-		"absolute":     {{name: outside, body: "bad"}},
-		"through link": {{name: "l", kind: tar.TypeSymlink, link: filepath.Dir(outside)}, {name: "l/outside", body: "bad"}},
-		"hard link":    {{name: "h", kind: tar.TypeLink, link: outside}, {name: "h", body: "bad"}},
-		"its content":  {{name: "h", kind: tar.TypeLink, link: outside}},
-		"white link":   {{name: "l", kind: tar.TypeSymlink, link: filepath.Dir(outside)}, {name: "l/.wh.outside"}},
-		"opaque link":  {{name: "l", kind: tar.TypeSymlink, link: filepath.Dir(outside)}, {name: "l/.wh..wh..opq"}},
-		"redirect":     {{name: "d", kind: tar.TypeDir, mode: 0o755, pax: map[string]string{"SCHILY.xattr.trusted.overlay.redirect": "/etc"}}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			root := t.TempDir()
-			ts := open(t, root)
-			img := testImage{layers: [][]byte{tarOf(t, fs...)}}
-			err := ts.Load(t.Context(), bytes.NewReader(img.dockerTar(t, "x:1")), nil, false, nil)
-			b, rerr := os.ReadFile(outside)
-			if rerr != nil || string(b) != "safe" {
-				t.Fatalf("the file outside was touched: %q %v (load: %v)", b, rerr, err)
-			}
-			st, _ := os.Lstat(outside)
-			if st.Mode().Perm() != 0o644 || st.Sys().(*syscall.Stat_t).Nlink != 1 {
-				t.Error("mode or links outside changed")
-			}
-			must(t, filepath.WalkDir(root, func(p string, _ os.DirEntry, err error) error {
-				if n, e := unix.Lgetxattr(p, "trusted.overlay.redirect", nil); e == nil {
-					t.Errorf("%s has a redirection of %d bytes", p, n)
-				}
-				return err
-			}))
-		})
-	}
 }
 
 // TestSparseLayer: the zeros of a sparse file are not in the archive, so that a
