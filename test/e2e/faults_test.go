@@ -341,10 +341,17 @@ func fullDaemon(t *testing.T, size string) *scene {
 	if err := d.ownNetwork(); err != nil {
 		t.Fatal(err)
 	}
+	return onTmpfs(t, d, size)
+}
+
+// onTmpfs starts d with its data root on a tmpfs of so many bytes, and loads
+// busybox.
+func onTmpfs(t *testing.T, d *daemon, size string) *scene {
+	t.Helper()
 	if err := os.MkdirAll(d.data(), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Mount("tmpfs", d.data(), "tmpfs", 0, "size="+size); err != nil {
+	if err := unix.Mount("tmpfs", d.data(), "tmpfs", 0, "mode=0700,size="+size); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

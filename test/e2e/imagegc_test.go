@@ -5,8 +5,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // TestImageGC: on a disk that fills, what no container uses goes by itself.
@@ -55,23 +53,5 @@ func smallDaemon(t *testing.T, size string, args ...string) *scene {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Mkdir(d.data(), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount("tmpfs", d.data(), "tmpfs", 0, "mode=0700,size="+size); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		err := d.endKeeping(func() { _ = unix.Unmount(d.data(), unix.MNT_DETACH) })
-		if err != nil {
-			t.Error(err)
-		}
-	})
-	if err := d.start(); err != nil {
-		t.Fatal(err)
-	}
-	if err := d.load("busybox"); err != nil {
-		t.Fatal(err)
-	}
-	return sceneOn(t, d)
+	return onTmpfs(t, d, size)
 }
