@@ -3,6 +3,7 @@ package image
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -115,7 +116,8 @@ func TestLedgerPowerCut(t *testing.T) {
 		if back, err := toPoint(cut, bootID()); back || err != nil {
 			t.Fatalf("the machine did not go down, yet it was led back: %v", err)
 		}
-		if back, err := toPoint(cut, "another"); !back || err != nil {
+		stamp(t, cut)
+		if back, err := toPoint(cut, bootID()); !back || err != nil {
 			t.Fatalf("not led back: %v", err)
 		}
 		c := openLedger(t, cut)
@@ -180,8 +182,8 @@ func TestPoints(t *testing.T) {
 	}
 }
 
-// A copy made of a running daemon's files, the point before or after the
-// database, opens with the state of one of them.
+// A copy of a running daemon's files has the database and the point of two
+// moments: the database counts, the point only when that was copied in pieces.
 func TestPointOfACopy(t *testing.T) {
 	r := rand.New(rand.NewPCG(7, 8))
 	path := filepath.Join(t.TempDir(), "db")
@@ -197,23 +199,37 @@ func TestPointOfACopy(t *testing.T) {
 		}
 		dbs, sides, states = append(dbs, read(t, path)), append(sides, read(t, path+pointSuffix)), append(states, contents(t, l.db))
 	}
-	for _, c := range [][2]int{{0, 3}, {3, 0}, {1, 2}, {2, 1}} {
-		at := filepath.Join(t.TempDir(), "copy")
-		write(t, at, dbs[c[0]])
-		write(t, at+pointSuffix, sides[c[1]])
-		if _, err := toPoint(at, "another"); err != nil {
-			t.Errorf("database %d with point %d: %v", c[0], c[1], err)
-			continue
+	for db := range 4 {
+		for side := range 4 {
+			got, err := openCopy(t, dbs[db], sides[side])
+			if err != nil || got != states[db] {
+				t.Errorf("database %d with point %d: not the database's state (%v)", db, side, err)
+			}
 		}
-		db, err := bolt.Open(at, 0o600, nil)
-		if err != nil {
-			t.Fatal(err)
+		torn := bytes.Clone(dbs[db])
+		clear(torn[:metaHeadLen])
+		clear(torn[l.side.pageSize:][:metaHeadLen])
+		if got, err := openCopy(t, torn, sides[db]); err != nil || got != states[db] {
+			t.Errorf("torn database %d: not the point's state (%v)", db, err)
 		}
-		if got := contents(t, db); got != states[c[0]] && got != states[c[1]] {
-			t.Errorf("database %d with point %d: neither's state", c[0], c[1])
-		}
-		_ = db.Close()
 	}
+}
+
+// openCopy is what is read of a copy after the machine went down.
+func openCopy(t *testing.T, db, side []byte) (string, error) {
+	t.Helper()
+	at := filepath.Join(t.TempDir(), "copy")
+	write(t, at, db)
+	write(t, at+pointSuffix, side)
+	if back, err := toPoint(at, "another"); err != nil || !back {
+		return "", fmt.Errorf("led back or a copy: %v: %w", back, err)
+	}
+	d, err := bolt.Open(at, 0o600, nil)
+	if err != nil {
+		return "", err
+	}
+	defer d.Close()
+	return contents(t, d), nil
 }
 
 // What a store was told for good survives a power cut; what was under way is
@@ -237,9 +253,7 @@ func TestStoreAfterPowerCut(t *testing.T) {
 		t.Fatalf("%v %s", err, out)
 	}
 	for _, name := range []string{"meta.db", "layers/metadata.db"} {
-		side := filepath.Join(cut, name+pointSuffix)
-		write(t, side, bytes.ReplaceAll(read(t, side), []byte(bootID()), []byte("another boot")))
-		resign(t, side)
+		stamp(t, filepath.Join(cut, name))
 	}
 	two := open(t, cut)
 	if !two.cut {
@@ -257,21 +271,28 @@ func TestStoreAfterPowerCut(t *testing.T) {
 	}
 }
 
-// resign makes the points of a file valid after an edit that shortened it.
-func resign(t *testing.T, side string) {
+// stamp makes the points of a file those of a database, in another run of the
+// machine.
+func stamp(t *testing.T, db string) {
 	t.Helper()
-	p := read(t, side)
-	shorter := len(bootID()) - len("another boot")
-	fixed := make([]byte, 0, 2*pointSlot)
-	for at, rest := 0, p; at < 2 && len(rest) >= pointLen-shorter; at++ {
-		slot := append(append(append([]byte{}, rest[:16+len("another boot")]...), make([]byte, shorter)...), rest[16+len("another boot"):]...)
-		slot = slot[:min(pointSlot, len(slot))]
-		sum := sha256.Sum256(slot[:192])
-		copy(slot[192:], sum[:])
-		fixed = append(fixed, slot...)
-		rest = rest[min(len(rest), pointSlot-shorter):]
+	f, err := os.Open(db)
+	must(t, err)
+	defer f.Close()
+	id, err := identify(f)
+	must(t, err)
+	side := read(t, db+pointSuffix)
+	for at := 0; at+pointLen <= len(side); at += pointSlot {
+		slot := side[at : at+pointLen]
+		if parsePoint(slot) == nil {
+			continue // torn
+		}
+		copy(slot[16:56], append([]byte("another boot"), make([]byte, 40)...))
+		binary.LittleEndian.PutUint64(slot[192:], id.inode)
+		binary.LittleEndian.PutUint64(slot[200:], id.birth)
+		sum := sha256.Sum256(slot[:pointSum])
+		copy(slot[pointSum:], sum[:])
 	}
-	write(t, side, fixed)
+	write(t, db+pointSuffix, side)
 }
 
 func FuzzParsePoint(f *testing.F) {

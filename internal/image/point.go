@@ -23,13 +23,15 @@ import (
 // A file of points has room for two, of which the older is written over:
 //
 //	offset 0, 4096:
-//	  0 magic | 8 count of points | 16 boot id (40) | 56 page size | 64 start of the meta page (128) | 192 SHA-256 of all before
+//	  0 magic | 8 count of points | 16 boot id (40) | 56 page size | 64 start of the meta page (128) |
+//	  192 inode of the database | 200 its birth, ns (0: not known) | 208 SHA-256 of all before
 //
 // Numbers are little endian, as bolt's on the machines that wharf runs on.
 const (
-	pointMagic  = "wharfpt1"
+	pointMagic  = "wharfpt2"
 	pointSlot   = 4096
-	pointLen    = 192 + sha256.Size
+	pointSum    = 208
+	pointLen    = pointSum + sha256.Size
 	pointSuffix = ".point"
 )
 
@@ -66,9 +68,25 @@ func (m metaHead) withoutFreelist() metaHead {
 	return m
 }
 
+// fileID tells a database from a copy of it.
+type fileID struct{ inode, birth uint64 }
+
+func identify(f *os.File) (fileID, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(int(f.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_INO|unix.STATX_BTIME, &st); err != nil {
+		return fileID{}, fmt.Errorf("statx %s: %w", f.Name(), err)
+	}
+	id := fileID{inode: st.Ino}
+	if st.Mask&unix.STATX_BTIME != 0 {
+		id.birth = uint64(st.Btime.Sec)*1e9 + uint64(st.Btime.Nsec)
+	}
+	return id, nil
+}
+
 // pointFile writes the points of one database.
 type pointFile struct {
 	db, f    *os.File
+	id       fileID
 	boot     string
 	pageSize int
 	count    uint64
@@ -83,11 +101,15 @@ func openPoints(path string, pageSize int) (*pointFile, error) {
 	if err != nil {
 		return nil, err
 	}
+	id, err := identify(db)
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
 	f, err := os.OpenFile(path+pointSuffix, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	p := &pointFile{db: db, f: f, boot: bootID(), pageSize: pageSize}
+	p := &pointFile{db: db, f: f, id: id, boot: bootID(), pageSize: pageSize}
 	if old != nil {
 		p.count = old.count
 	}
@@ -109,8 +131,10 @@ func (p *pointFile) write(head metaHead) error {
 	copy(b[16:56], p.boot)
 	binary.LittleEndian.PutUint32(b[56:], uint32(p.pageSize))
 	copy(b[64:192], head)
-	sum := sha256.Sum256(b[:192])
-	copy(b[192:], sum[:])
+	binary.LittleEndian.PutUint64(b[192:], p.id.inode)
+	binary.LittleEndian.PutUint64(b[200:], p.id.birth)
+	sum := sha256.Sum256(b[:pointSum])
+	copy(b[pointSum:], sum[:])
 	if _, err := p.f.WriteAt(b, int64((p.count+1)%2)*pointSlot); err != nil {
 		return err
 	}
@@ -130,6 +154,7 @@ func (p *pointFile) remove() error {
 // point is one that was read.
 type point struct {
 	count uint64
+	id    fileID
 	boot  string
 	head  metaHead
 }
@@ -163,11 +188,16 @@ func lastPoint(path string) (newest *point, pageSize int64, err error) {
 // parsePoint reads one of a file's two, nil when it is none: a write of it may
 // have been cut short.
 func parsePoint(b []byte) *point {
-	sum := sha256.Sum256(b[:192])
-	if string(b[:8]) != pointMagic || !bytes.Equal(sum[:], b[192:pointLen]) {
+	sum := sha256.Sum256(b[:pointSum])
+	if string(b[:8]) != pointMagic || !bytes.Equal(sum[:], b[pointSum:pointLen]) {
 		return nil
 	}
-	p := &point{count: binary.LittleEndian.Uint64(b[8:]), boot: strings.TrimRight(string(b[16:56]), "\x00"), head: bytes.Clone(b[64:192])}
+	p := &point{
+		count: binary.LittleEndian.Uint64(b[8:]),
+		id:    fileID{inode: binary.LittleEndian.Uint64(b[192:]), birth: binary.LittleEndian.Uint64(b[200:])},
+		boot:  strings.TrimRight(string(b[16:56]), "\x00"),
+		head:  bytes.Clone(b[64:192]),
+	}
 	if !p.head.valid() || p.head.pageSize() != binary.LittleEndian.Uint32(b[56:]) {
 		return nil
 	}
@@ -175,7 +205,14 @@ func parsePoint(b []byte) *point {
 }
 
 // toPoint leads a database back to its last point if the machine went down
-// since, and reports whether it did. The database must not be open.
+// since, and reports whether it did, or whether the two are copies of a running
+// daemon's, so that the files beside them may be of another moment, too. The
+// database must not be open.
+//
+// In the file that the point was made of, nothing has written over the point's
+// pages. A copy has no such promise: its pages may be those of a later state,
+// that go together with the point's by chance. So it is taken as it is when it
+// reads as whole, and led back only when it does not.
 func toPoint(path, boot string) (bool, error) {
 	p, pageSize, err := lastPoint(path + pointSuffix)
 	if err != nil || p == nil || p.boot == boot {
@@ -189,43 +226,37 @@ func toPoint(path, boot string) (bool, error) {
 		return false, err
 	}
 	defer f.Close()
-	st, err := f.Stat()
+	id, err := identify(f)
 	if err != nil {
 		return false, err
 	}
-	if st.Size() < int64(p.head.pages())*pageSize {
-		return false, fmt.Errorf("%s is shorter than when it was last known to be whole", path)
+	if id != p.id && whole(path) == nil {
+		return true, nil
 	}
-	was := make([]byte, 2*pageSize)
-	if _, err := f.ReadAt(was, 0); err != nil {
+	if err := leadBack(f, p, pageSize); err != nil {
 		return false, err
 	}
-	// A point is made when its state is on the disk. A file that knows nothing of
-	// it is a copy, made of a running daemon's before the copy of the point.
-	if older(was[:metaHeadLen], p) && older(was[pageSize:pageSize+metaHeadLen], p) {
-		return false, nil
+	return true, whole(path)
+}
+
+// leadBack writes the meta page of a point to both places.
+func leadBack(f *os.File, p *point, pageSize int64) error {
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if st.Size() < int64(p.head.pages())*pageSize {
+		return fmt.Errorf("%s is shorter than when it was last known to be whole", f.Name())
 	}
 	for i := range int64(2) {
 		head := p.head.withoutFreelist()
 		binary.LittleEndian.PutUint64(head, uint64(i)) // the number of the page
 		if _, err := f.WriteAt(head, i*pageSize); err != nil {
-			return false, err
+			return err
 		}
 	}
-	if err := f.Sync(); err != nil {
-		return false, err
-	}
-	if whole(path) == nil {
-		return true, nil
-	}
-	// The other way round: a copy made after that of the point.
-	if _, err := f.WriteAt(was, 0); err != nil {
-		return false, err
-	}
-	return true, errors.Join(f.Sync(), whole(path))
+	return f.Sync()
 }
-
-func older(head metaHead, p *point) bool { return !head.valid() || head.txid() < p.head.txid() }
 
 // whole reads all of a database.
 func whole(path string) (err error) {
