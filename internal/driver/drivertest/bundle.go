@@ -1,7 +1,7 @@
 package drivertest
 
 import (
-	"fmt"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -131,20 +131,18 @@ func logged(t testing.TB, path, text string) {
 	}
 }
 
-// logText joins the text of a json-file log.
-func logText(t testing.TB, path string) string {
+// logText is what a json-file log has of each stream.
+func logText(t testing.TB, path string) (out, errs string) {
 	t.Helper()
 	b, err := os.ReadFile(path)
 	must(t, err)
-	var out strings.Builder
+	var streams [2]strings.Builder
 	for line := range strings.Lines(string(b)) {
-		_, rest, ok := strings.Cut(line, `{"log":"`)
-		text, _, ok2 := strings.Cut(rest, `","stream"`)
-		if !ok || !ok2 {
-			t.Fatalf("log line %q", line)
+		var r struct{ Log, Stream string }
+		if err := json.Unmarshal([]byte(line), &r); err != nil {
+			t.Fatalf("log line %q: %v", line, err)
 		}
-		text = strings.NewReplacer(`\n`, "\n", `\"`, `"`, `\\`, `\`).Replace(text)
-		fmt.Fprint(&out, text)
+		streams[map[string]int{"stdout": 0, "stderr": 1}[r.Stream]].WriteString(r.Log)
 	}
-	return out.String()
+	return streams[0].String(), streams[1].String()
 }
