@@ -71,10 +71,16 @@ func (s buildSteps) decide(ctx context.Context, id model.ID, name string, want m
 	}
 	hc := *want.HostConfig
 	hc.LogConfig = container.LogConfig{Type: "none"}
+	// Its root and mounts are BuildKit's snapshots, which are no disks; the
+	// daemon's default-isolation is about what users start.
+	hc.Isolation = container.Isolation(model.IsolationContainer)
 	c, _, err := s.plan.Create(plan.CreateInput{
 		Request: model.CreateRequest{Config: want.Config, HostConfig: &hc},
 		ID:      id, Name: name, Now: s.now(), IDs: ids, Lookup: s.lookup(),
 	})
+	if err == nil && c.Isolation != model.IsolationContainer {
+		err = invalid("this daemon's isolation-policy runs what is on network %s with isolation %s, and steps of builds run as containers: build on another network", c.HostConfig.NetworkMode, c.Isolation)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -17,13 +17,17 @@ import (
 )
 
 // real is an engine with the real planner over fake rooms.
-func real(t *testing.T, w *world) *Engine {
+func real(t *testing.T, w *world, change ...func(*plan.Defaults)) *Engine {
 	t.Helper()
+	d := plan.Defaults{LogDriver: "json-file", CgroupParent: "/wharf", Runtime: "wharf"}
+	for _, f := range change {
+		f(&d)
+	}
 	e, err := New(Options{
 		Images: fakeImages{w}, Networks: fakeNetworks{w}, Volumes: fakeVolumes{w}, Logs: fakeLogs{w}, Records: fakeRecords{w}, Archives: fakeArchives{w},
 		Drivers:  map[model.Isolation]driver.Driver{model.IsolationContainer: fakeDriver{w}},
 		Facts:    plan.Facts{Kernel: "6.18.0", Arch: "amd64", CPUs: 2, CgroupVersion: 1, Memory: true, Pids: true, CPUQuota: true, UserNS: true},
-		Defaults: plan.Defaults{LogDriver: "json-file", CgroupParent: "/wharf", Runtime: "wharf"},
+		Defaults: d,
 		DataRoot: w.dir, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	if err != nil {
@@ -109,4 +113,28 @@ func TestRealPlan(t *testing.T) {
 	if len(w.volumes) != 0 {
 		t.Errorf("volumes left: %v", w.volumes)
 	}
+}
+
+// TestBuildStepsAreContainers: neither default-isolation makes a machine of a
+// build's step, nor does a step get around a policy of the operator's.
+func TestBuildStepsAreContainers(t *testing.T) {
+	w := newWorld(t)
+	e := real(t, w, func(d *plan.Defaults) {
+		d.Isolation, d.VM = model.IsolationVM, true
+		d.IsolationRules = []plan.IsolationRule{{Network: "dmz", Isolation: model.IsolationVM}}
+	})
+	step := func(network container.NetworkMode) model.Step {
+		return model.Step{Config: &container.Config{Cmd: []string{"true"}}, HostConfig: &container.HostConfig{NetworkMode: network}, Rootfs: model.Rootfs{Lower: []string{"/x"}}}
+	}
+	s, err := e.RunStep(bg, step("none"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := e.RunStep(bg, step("dmz")); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "isolation-policy") {
+		t.Errorf("a step on a network of machines: %v", err)
+	}
+	w.clean()
 }
