@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -50,14 +51,29 @@ func openMachines(c *config.Config) (*qemu.Driver, error) {
 	if err != nil {
 		return nil, err
 	}
+	bootTime, err := c.BootTime()
+	if err != nil {
+		return nil, err
+	}
 	return qemu.New(qemu.Options{
-		Pressure: pressure,
-		VMM:      c.VMHolder, QEMU: c.VMQemu, Virtiofsd: c.VMVirtiofsd,
+		Pressure: pressure, BootTime: bootTime,
+		VMM: c.VMHolder, QEMU: c.VMQemu, Virtiofsd: c.VMVirtiofsd,
 		ExecRoot: c.ExecRoot, CgroupParent: strings.TrimPrefix(c.CgroupParent, "/"),
 		Boot:   boot.New(bootOptions(c)),
 		Accel:  p.Accel,
 		Memory: int64(c.VMMemory), IDs: model.IDRange{Host: c.IDBase, Size: 65536}, Debug: c.VMDebug, NoTemplates: !c.VMTemplates,
 	})
+}
+
+// deadline is how long a verb may take once it has begun; 0 is the usual time. A
+// machine that may take longer than that to come up is waited for.
+func deadline(c *config.Config) time.Duration {
+	const usual, beside = 2 * time.Minute, 10 * time.Second
+	t, err := c.BootTime()
+	if err != nil || t+beside <= usual {
+		return 0
+	}
+	return t + beside
 }
 
 func drivers(containers driver.Driver, vms *qemu.Driver) map[model.Isolation]driver.Driver {

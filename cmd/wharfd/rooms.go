@@ -91,7 +91,7 @@ func openRooms(ctx context.Context, c *config.Config, live *atomic.Pointer[confi
 		Images: r.images, Networks: r.networks, Volumes: r.volumes, Logs: logs.New(), Records: r.records, Archives: archive.New(),
 		Drivers: drivers(containers, vms),
 		Facts:   pf, Defaults: pd, DataRoot: c.DataRoot, IDBase: c.IDBase, Devices: devices, CDI: r.cdi, Checks: r.checks(),
-		Trash: trashBounds(c),
+		Trash: trashBounds(c), Deadline: deadline(c),
 	})
 	if err != nil {
 		return nil, err

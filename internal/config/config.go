@@ -99,6 +99,7 @@ type Config struct {
 	VMAccelerator    string   `json:"vm-accelerator" flag:"vm-accelerator" help:"auto, kvm (never emulate) or tcg (always emulate)"`
 	VMMemory         Size     `json:"vm-memory" flag:"vm-memory" help:"memory of a virtual machine without --memory"`
 	VMBalloon        string   `json:"vm-balloon" flag:"vm-balloon" help:"how little of the host's memory may be available before virtual machines are asked for what they do not need: a part of it (10%), a size, or off"`
+	VMBootTime       string   `json:"vm-boot-time" flag:"vm-boot-time" help:"how long a virtual machine may take to come up; auto: 30s with KVM, 110s emulated"`
 	VMKernel         string   `json:"vm-kernel" flag:"vm-kernel" help:"kernel of virtual machines: a bzImage or vmlinux"`
 	VMModules        string   `json:"vm-modules" flag:"vm-modules" help:"directory of that kernel's modules"`
 	VMQemu           string   `json:"vm-qemu" flag:"vm-qemu" help:"path of qemu-system-x86_64"`
@@ -145,7 +146,7 @@ func Default() *Config {
 		DefaultShmSize: 64 << 20, DefaultIpcMode: "private", DefaultRuntime: "wharf", CgroupParent: "/wharf",
 		CDISpecDirs: []string{"/etc/cdi", "/var/run/cdi"},
 		IDBase:      1_000_000, MaxConcurrentDownloads: 3, MaxConcurrentUploads: 5, ImageGCAge: "0", ImageGCMark: "85%",
-		DefaultIsolation: "container", VM: true, VMTemplates: true, VMAccelerator: "auto", VMMemory: 512 << 20, VMBalloon: "10%",
+		DefaultIsolation: "container", VM: true, VMTemplates: true, VMAccelerator: "auto", VMMemory: 512 << 20, VMBalloon: "10%", VMBootTime: "auto",
 		TrashMaxAge: "24h", TrashMaxSize: "10%", TrashMaxCount: 1000, TrashMinFree: "2%",
 		ShutdownTimeout: 15, LiveRestore: true,
 	}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/docker/go-units"
 )
@@ -23,6 +24,9 @@ func (c *Config) checkVM() error {
 		return fmt.Errorf("invalid vm-memory %d: a virtual machine needs %d MiB or more", c.VMMemory, minVMMemory>>20)
 	}
 	if _, err := ParseBalloon(c.VMBalloon, 1<<40); err != nil {
+		return err
+	}
+	if _, err := c.BootTime(); err != nil {
 		return err
 	}
 	for _, p := range c.IsolationPolicy {
@@ -48,6 +52,18 @@ func (c *Config) checkVM() error {
 		c.VMGuest = besides("wharf-guest", "/usr/libexec/wharf/wharf-guest")
 	}
 	return nil
+}
+
+// BootTime is vm-boot-time, 0 for auto.
+func (c *Config) BootTime() (time.Duration, error) {
+	if c.VMBootTime == "auto" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(c.VMBootTime)
+	if err != nil || d < time.Second || d > time.Hour {
+		return 0, fmt.Errorf("invalid vm-boot-time %q: want a duration as 90s or 5m, from 1s to 1h, or auto", c.VMBootTime)
+	}
+	return d, nil
 }
 
 // ParseBalloon reads vm-balloon on a host with so many bytes of memory: "10%",

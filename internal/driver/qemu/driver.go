@@ -57,6 +57,8 @@ type Options struct {
 	// Pressure in bytes: with less of the host's memory available, guests are
 	// asked for what they do not need. 0 never asks.
 	Pressure int64
+	// BootTime is how long a machine may take to come up; 0 is the usual time.
+	BootTime time.Duration
 	// IDs is the range that QEMU has whose instance has none (--privileged).
 	IDs model.IDRange
 	// NoTemplates starts every machine cold.

@@ -22,7 +22,7 @@ func TestHungBoot(t *testing.T) {
 	d := g.Driver.(*Driver)
 	d.m.o.Boot = boot.New(boot.Options{Dir: filepath.Join(t.TempDir(), "boot"), Agent: silent})
 	d.m.o.NoTemplates, d.m.templates.off = true, true
-	d.m.patience = 10 * time.Second
+	d.m.o.BootTime = 10 * time.Second
 	b := bundle(t, "/bin/true")
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
@@ -40,7 +40,7 @@ func TestHungBoot(t *testing.T) {
 			t.Errorf("%q is not in %v", want, err)
 		}
 	}
-	if took := time.Since(began); took < d.m.patience || took > 2*d.m.patience {
+	if took := time.Since(began); took < d.m.o.BootTime || took > 2*d.m.o.BootTime {
 		t.Errorf("it took %v", took)
 	}
 	if err := d.Release(ctx, b.ID); err != nil {

@@ -51,8 +51,7 @@ type machines struct {
 	o         Options
 	root      string
 	templates templates
-	underWay  sync.Map      // model.ID -> *making
-	patience  time.Duration // a test's, instead of bootTime's
+	underWay  sync.Map // model.ID -> *making
 }
 
 var _ held.Kind = (*machines)(nil)
@@ -141,8 +140,8 @@ func (m *machines) Prepare(ctx context.Context, b *model.Bundle, cgroup string) 
 // bootTime is how long a machine may take to answer, in two boots.
 func (m *machines) bootTime(accel string) time.Duration {
 	switch {
-	case m.patience != 0:
-		return m.patience
+	case m.o.BootTime != 0:
+		return m.o.BootTime
 	case accel == "kvm":
 		return bootTimeKVM
 	}
