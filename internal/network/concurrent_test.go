@@ -118,7 +118,7 @@ func nothingHeld(t *testing.T, r *Room) {
 	if got := sh(t, "nft list map inet wharf ports4any"); strings.Contains(got, "elements") {
 		t.Error(got)
 	}
-	for end := time.Now().Add(janitorDelay + 5*time.Second); ; time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(janitorDelay + patience); ; time.Sleep(100 * time.Millisecond) {
 		left := sh(t, "ip -o link | grep -o 'wh[0-9a-f]\\{12\\}.' || true")
 		if left == "" {
 			return

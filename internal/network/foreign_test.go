@@ -34,13 +34,13 @@ func TestHostFirewallDecides(t *testing.T) {
 	ip := attach(t, r, q)[0].Settings.IPAddress.String()
 	a.serve(80)
 	attach(t, r, b.request("app"))
-	if _, err := ask(w, "tcp", "203.0.113.1:8080"); err == nil {
+	if _, err := askWithin(silence, w, "tcp", "203.0.113.1:8080"); err == nil {
 		t.Error("a published port passes the host's firewall")
 	}
-	if b.ping("203.0.113.2") == nil {
+	if b.pingWithin(silence, "203.0.113.2") == nil {
 		t.Error("a container passes the host's firewall")
 	}
-	if got := b.resolve("udp", "127.0.0.11:53", "web", dns.TypeA); got == ip {
+	if got := b.resolveWithin(silence, "udp", "127.0.0.11:53", "web"); got == ip {
 		t.Error("names pass the host's firewall")
 	}
 	if all := strings.Join(r.Warnings(), "\n"); !strings.Contains(all, "chain FORWARD of nftables table filter") || !strings.Contains(all, "chain INPUT of nftables table filter") {
@@ -92,12 +92,12 @@ func TestFirewallModeDocker(t *testing.T) {
 		t.Error(w)
 	}
 	w.must("ip", "route", "add", "172.16.0.0/12", "via", "203.0.113.1")
-	if w.ping(ip) == nil {
+	if w.pingWithin(silence, ip) == nil {
 		t.Error("what is not published is reached")
 	}
 	sh(t, "nft flush ruleset") // a reload
 	closeHost(t)
-	deadline := time.Now().Add(time.Second)
+	deadline := time.Now().Add(patience)
 	for strings.Count(sh(t, "nft list table ip filter"), `comment "wharf: `) != 4 {
 		if time.Now().After(deadline) {
 			t.Fatal(sh(t, "nft list table ip filter"))

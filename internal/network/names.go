@@ -76,12 +76,14 @@ func (r *Room) serveNames(n *net) {
 }
 
 // usualPort is where a network's name server listens when nobody else does:
-// always the same one, because the kernel keeps sending the packets of an open
-// UDP socket (nginx and other resolvers have one for long) to where the first
-// went, also after the daemon is another.
+// always the same one at an address, because the kernel keeps sending the
+// packets of a UDP socket (nginx and other resolvers have one for long) to
+// where the first went. That holds when the daemon is another, and, for half a
+// minute, also when the network is: one made anew gets the same subnet, its
+// containers the same addresses, and a port that was used before.
 func (n *net) usualPort() uint16 {
 	h := fnv.New32a()
-	_, _ = h.Write([]byte(n.rec.ID))
+	_, _ = h.Write(n.gateways()[0].Addr().AsSlice())
 	return uint16(20000 + h.Sum32()%10000) // below the ports that the kernel gives out
 }
 

@@ -18,17 +18,33 @@ import (
 // code when there are none.
 func (b *box) resolve(proto, server, name string, typ uint16) string {
 	b.t.Helper()
+	return b.lookUp(patience, "", proto, server, name, typ)
+}
+
+// resolveWithin asks for an IPv4 address that may stay unknown.
+func (b *box) resolveWithin(d time.Duration, proto, server, name string) string {
+	b.t.Helper()
+	return b.lookUp(d, "", proto, server, name, dns.TypeA)
+}
+
+// lookUp asks from a UDP address, "" for any.
+func (b *box) lookUp(limit time.Duration, from, proto, server, name string, typ uint16) string {
+	b.t.Helper()
 	ns, err := openNetns(b.netns())
 	if err != nil {
 		b.t.Fatal(err)
 	}
 	defer ns.close()
+	d := stdnet.Dialer{Timeout: limit}
+	if from != "" {
+		d.LocalAddr = stdnet.UDPAddrFromAddrPort(netip.MustParseAddrPort(from))
+	}
 	var c stdnet.Conn
-	if err := ns.do(func() (err error) { c, err = stdnet.DialTimeout(proto, server, 2*time.Second); return err }); err != nil {
+	if err := ns.do(func() (err error) { c, err = d.Dial(proto, server); return err }); err != nil {
 		return err.Error()
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(3 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(limit))
 	co := &dns.Conn{Conn: c}
 	if err := co.WriteMsg(new(dns.Msg).SetQuestion(dns.Fqdn(name), typ)); err != nil {
 		return err.Error()
@@ -47,6 +63,30 @@ func (b *box) resolve(proto, server, name string, typ uint16) string {
 		return dns.RcodeToString[a.Rcode]
 	}
 	return strings.Join(all, ",")
+}
+
+// A network that is made anew, as by compose down and up, has names at once,
+// also for who asks from a port that another asked from before: the kernel
+// remembers where that one's questions went.
+func TestNamesOfANetworkMadeAnew(t *testing.T) {
+	r := open(t, Options{})
+	for _, id := range []string{"first", "second"} {
+		create(t, r, network.CreateRequest{Name: "app"})
+		b := newBox(t)
+		q := b.request("app")
+		q.Name = id
+		ip := attach(t, r, q)[0].Settings.IPAddress.String()
+		if got := b.lookUp(patience, "127.0.0.1:5353", "udp", "127.0.0.11:53", id, dns.TypeA); got != ip {
+			t.Errorf("%s is %s, want %s", id, got, ip)
+		}
+		if err := r.Detach(bg, b.id); err != nil {
+			t.Fatal(err)
+		}
+		b.kill()
+		if err := r.Remove(bg, "app"); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // A container with IPv6 only asks at 127.0.0.11 too.
@@ -184,7 +224,7 @@ func TestNames(t *testing.T) {
 				t.Errorf("%s: %s %s %s %s: %s, want %s", when, q.proto, q.server, q.name, dns.TypeToString[q.typ], got, q.want)
 			}
 		}
-		if got := d.resolve("udp", front.Gateway.String()+":53", "web", dns.TypeA); !strings.Contains(got, "timeout") && !strings.Contains(got, "refused") {
+		if got := d.resolveWithin(silence, "udp", front.Gateway.String()+":53", "web"); !strings.Contains(got, "timeout") && !strings.Contains(got, "refused") {
 			t.Errorf("%s: another network was answered: %s", when, got)
 		}
 	}

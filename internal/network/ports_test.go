@@ -71,10 +71,12 @@ type writerTo struct {
 func (w writerTo) Write(b []byte) (int, error) { return w.c.WriteTo(b, w.to) }
 
 // ask calls a server from the box, or from the host when b is nil.
-func ask(b *box, proto, addr string) (string, error) {
+func ask(b *box, proto, addr string) (string, error) { return askWithin(patience, b, proto, addr) }
+
+func askWithin(d time.Duration, b *box, proto, addr string) (string, error) {
 	var c stdnet.Conn
 	dial := func() (err error) {
-		c, err = stdnet.DialTimeout(proto, addr, 3*time.Second)
+		c, err = stdnet.DialTimeout(proto, addr, d)
 		return err
 	}
 	var err error
@@ -92,7 +94,7 @@ func ask(b *box, proto, addr string) (string, error) {
 		return "", err
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(neighbourTime))
+	_ = c.SetDeadline(time.Now().Add(d))
 	if proto == "udp" {
 		_, _ = c.Write([]byte("x"))
 	}
@@ -158,7 +160,7 @@ func TestPublishedPorts(t *testing.T) {
 			t.Errorf("from %s: %s %s: %q, %v; want %q", c.who, c.proto, c.addr, got, err, c.want)
 		}
 	}
-	if got, err := ask(w, "tcp", "203.0.113.1:"+ephemeral); err == nil {
+	if got, err := askWithin(silence, w, "tcp", "203.0.113.1:"+ephemeral); err == nil {
 		t.Errorf("a port on 127.0.0.1 answers the world: %q", got)
 	}
 	l, err := stdnet.Listen("tcp", "127.0.0.1:7000")
@@ -167,14 +169,14 @@ func TestPublishedPorts(t *testing.T) {
 	}
 	defer l.Close()
 	b.must("ip", "route", "add", "127.5.0.0/16", "via", gw, "table", "99") // a container that tries the host's loopback
-	if got, err := ask(b, "tcp", gw+":7000"); err == nil {
+	if got, err := askWithin(silence, b, "tcp", gw+":7000"); err == nil {
 		t.Errorf("host loopback reached: %q", got)
 	}
 	portConflicts(t, r, a)
 	if err := r.Detach(context.Background(), a.id); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ask(w, "tcp", "203.0.113.1:8080"); err == nil {
+	if _, err := askWithin(silence, w, "tcp", "203.0.113.1:8080"); err == nil {
 		t.Error("the port is still open after detach")
 	}
 	q = b.request("bridge")
@@ -257,7 +259,7 @@ func TestRestore(t *testing.T) {
 	if err != nil || in.Containers[string(a.id)].Name != "box-"+a.id.Short() {
 		t.Errorf("%+v, %v", in, err)
 	}
-	deadline := time.Now().Add(janitorDelay + 2*time.Second)
+	deadline := time.Now().Add(janitorDelay + patience)
 	for r.linkExists(hostLink(lost.id, 0)) {
 		if time.Now().After(deadline) {
 			t.Fatal("the stray link is still there")
@@ -308,7 +310,7 @@ func TestConnectPublishes(t *testing.T) {
 	first.Want = map[string]*network.EndpointSettings{"shut": {}}
 	attach(t, r, first)
 	a.serve(80)
-	if _, err := ask(nil, "tcp", "127.0.0.1:8080"); err == nil {
+	if _, err := askWithin(silence, nil, "tcp", "127.0.0.1:8080"); err == nil {
 		t.Error("an internal network publishes")
 	}
 	ep, err := r.Connect(context.Background(), q, "bridge")
@@ -321,7 +323,7 @@ func TestConnectPublishes(t *testing.T) {
 	if err := r.Disconnect(context.Background(), a.id, "bridge", false); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ask(nil, "tcp", "127.0.0.1:8080"); err == nil {
+	if _, err := askWithin(silence, nil, "tcp", "127.0.0.1:8080"); err == nil {
 		t.Error("published after disconnect")
 	}
 }

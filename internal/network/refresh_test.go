@@ -59,7 +59,7 @@ func TestGatewayAndNamesMove(t *testing.T) {
 	ea := attach(t, r, a.request("bridge"))
 	names := func(want string) {
 		t.Helper()
-		got := a.resolve("udp", "127.0.0.11:53", "other", dns.TypeA)
+		got := a.resolveWithin(awaited(want != ""), "udp", "127.0.0.11:53", "other")
 		if want == "" && !strings.Contains(got, "refused") && !strings.Contains(got, "timeout") || want != "" && !strings.HasPrefix(got, want) {
 			t.Errorf("other is %s, want %s", got, want)
 		}

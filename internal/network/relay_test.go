@@ -50,14 +50,14 @@ func TestRelay(t *testing.T) {
 		}
 	}
 	for _, addr := range []string{"[2001:db8::1]:8081", "[2001:db8::1]:8091"} {
-		if _, err := ask(w, "tcp", addr); err == nil {
+		if _, err := askWithin(silence, w, "tcp", addr); err == nil {
 			t.Errorf("%s answers", addr)
 		}
 	}
 	if err := r.Detach(bg, four.id); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ask(nil, "tcp", "[::1]:8080"); err == nil {
+	if _, err := askWithin(silence, nil, "tcp", "[::1]:8080"); err == nil {
 		t.Error("the relay is still open after detach")
 	}
 	q = newBox(t).request("bridge")
@@ -77,10 +77,10 @@ func TestPublishedPortWithoutICC(t *testing.T) {
 		ea := attach(t, r, q)
 		a.serve(80)
 		attach(t, r, b.request("quiet"))
-		if err := b.ping(ea[0].Settings.IPAddress.String()); err == nil {
+		if err := b.pingWithin(silence, ea[0].Settings.IPAddress.String()); err == nil {
 			t.Errorf("bridge-nf-call %s: neighbours talk", filtered)
 		}
-		if _, err := ask(b, "tcp", ea[0].Settings.IPAddress.String()+":80"); err == nil {
+		if _, err := askWithin(silence, b, "tcp", ea[0].Settings.IPAddress.String()+":80"); err == nil {
 			t.Errorf("bridge-nf-call %s: neighbours talk", filtered)
 		}
 		if _, err := ask(b, "tcp", ea[0].Settings.Gateway.String()+":8080"); err != nil {

@@ -123,15 +123,23 @@ func dialFrom(t *testing.T, b *box, addr string) stdnet.Conn {
 	}
 	defer ns.close()
 	var c stdnet.Conn
-	if err := ns.do(func() (err error) { c, err = stdnet.DialTimeout("tcp", addr, time.Second); return err }); err != nil {
+	if err := ns.do(func() (err error) { c, err = stdnet.DialTimeout("tcp", addr, patience); return err }); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
 	return c
 }
 
-func chat(c stdnet.Conn) error {
-	_ = c.SetDeadline(time.Now().Add(400 * time.Millisecond))
+// awaited is how long to wait for an answer that has to come, or must not.
+func awaited(yes bool) time.Duration {
+	if yes {
+		return patience
+	}
+	return silence
+}
+
+func chat(d time.Duration, c stdnet.Conn) error {
+	_ = c.SetDeadline(time.Now().Add(d))
 	if _, err := fmt.Fprintln(c, "x"); err != nil {
 		return err
 	}
@@ -161,8 +169,8 @@ func TestRulesOfARunningContainer(t *testing.T) {
 			}
 		}
 		// The side that is let through speaks first, as its program would.
-		ierr := chat(in)
-		oerr := chat(out)
+		ierr := chat(awaited(inOK), in)
+		oerr := chat(awaited(outOK), out)
 		if (oerr == nil) != outOK || (ierr == nil) != inOK {
 			t.Errorf("%s: out %v, in %v", step, oerr, ierr)
 		}

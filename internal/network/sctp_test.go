@@ -40,7 +40,7 @@ func rawSCTP(t *testing.T, b *box, v6 bool) *stdnet.IPConn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	_ = c.SetDeadline(time.Now().Add(2 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(patience))
 	return c
 }
 

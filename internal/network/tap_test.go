@@ -165,7 +165,7 @@ func TestMachineThatNeverStarts(t *testing.T) {
 	if err := r.Detach(context.Background(), q.ID); err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(janitorDelay + 3*time.Second); r.linkExists(ep.HostLink); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(janitorDelay + patience); r.linkExists(ep.HostLink); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("nobody took the tap away")
 		}
