@@ -112,7 +112,11 @@ func gc(ctx context.Context, args []string) error {
 	if o.DryRun {
 		verb = "Would remove"
 	}
-	fmt.Printf("%s %d manifests, %d links, %d blobs (%s); %d stay\n", verb, rep.Manifests, rep.Links, rep.Blobs, units.HumanSize(float64(rep.Bytes)), rep.Kept)
+	tags := ""
+	if rep.Tags > 0 {
+		tags = fmt.Sprintf(", %d tags of signatures", rep.Tags)
+	}
+	fmt.Printf("%s %d manifests, %d links, %d blobs (%s)%s; %d stay\n", verb, rep.Manifests, rep.Links, rep.Blobs, units.HumanSize(float64(rep.Bytes)), tags, rep.Kept)
 	return nil
 }
 

@@ -28,8 +28,8 @@ type GCOptions struct {
 
 // GCReport is what it took, or with DryRun would take.
 type GCReport struct {
-	Kept, Blobs, Manifests, Links int
-	Bytes                         int64
+	Kept, Blobs, Manifests, Links, Tags int
+	Bytes                               int64
 }
 
 // store is the directory as distribution's library shows it, beside the app.
@@ -121,6 +121,7 @@ type found struct {
 	refs map[digest.Digest][]ocispec.Descriptor // by manifest
 	kept map[digest.Digest]bool
 	used map[digest.Digest]bool // kept, and what those name
+	gone []string               // tags of signatures whose image is gone
 }
 
 // collection is one run of the collector.
@@ -158,7 +159,7 @@ func collect(ctx context.Context, root string, o GCOptions) (GCReport, error) {
 
 // mark decides which manifests of a repository stay, and marks what they name.
 func (c *collection) mark(ctx context.Context, r distribution.Repository) (*found, error) {
-	f := &found{c.root, r, map[digest.Digest][]ocispec.Descriptor{}, map[digest.Digest]bool{}, map[digest.Digest]bool{}}
+	f := &found{root: c.root, repo: r, refs: map[digest.Digest][]ocispec.Descriptor{}, kept: map[digest.Digest]bool{}, used: map[digest.Digest]bool{}}
 	subjects := map[digest.Digest]digest.Digest{}
 	err := revisions(ctx, r, func(d digest.Digest, m distribution.Manifest) error {
 		f.refs[d] = m.References()
@@ -174,21 +175,9 @@ func (c *collection) mark(ctx context.Context, r distribution.Repository) (*foun
 	if err != nil {
 		return f, err
 	}
-	for d := range f.refs {
-		if !c.o.Untagged || c.young(d) {
-			f.keep(d)
-		}
-	}
-	tags, err := r.Tags(ctx).All(ctx)
-	if err != nil && !missing(err) {
+	about, err := c.anchors(ctx, f)
+	if err != nil {
 		return f, err
-	}
-	for _, t := range tags {
-		d, err := r.Tags(ctx).Get(ctx, t)
-		if err != nil {
-			return f, fmt.Errorf("tag %s: %w", t, err)
-		}
-		f.keep(d.Digest)
 	}
 	// Signatures and attestations stay as long as what they are about.
 	for again := true; again; {
@@ -198,6 +187,17 @@ func (c *collection) mark(ctx context.Context, r distribution.Repository) (*foun
 				f.keep(d)
 				again = true
 			}
+		}
+		for _, a := range about {
+			if !f.kept[a.signature] && f.kept[a.image] {
+				f.keep(a.signature)
+				again = true
+			}
+		}
+	}
+	for _, a := range about {
+		if !f.kept[a.image] {
+			f.gone = append(f.gone, a.tag)
 		}
 	}
 	for d := range f.kept {
@@ -263,6 +263,15 @@ func (c *collection) young(d digest.Digest) bool {
 func (c *collection) sweepRepository(ctx context.Context, f *found) error {
 	v := storage.NewVacuum(ctx, c.driver)
 	name := f.repo.Named().Name()
+	c.rep.Tags += len(f.gone)
+	for _, t := range f.gone {
+		if c.o.DryRun {
+			break
+		}
+		if err := f.repo.Tags(ctx).Untag(ctx, t); err != nil {
+			return fmt.Errorf("tag %s: %w", t, err)
+		}
+	}
 	tags, err := f.repo.Tags(ctx).All(ctx)
 	if err != nil && !missing(err) {
 		return err

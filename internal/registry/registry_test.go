@@ -174,6 +174,37 @@ func TestCollect(t *testing.T) {
 	c.collect(GCOptions{Untagged: true}, "2 manifests 3 links 5 blobs")
 }
 
+// A signature under cosign's tag goes with its image: one that was deleted and
+// one that this collection takes; one of an image that was never here stays.
+func TestCollectSignatures(t *testing.T) {
+	c := serve(t, t.TempDir())
+	tag := func(d digest.Digest, suffix string) string { return "sha256-" + d.Encoded() + suffix }
+	img := c.image("x", "v1", "one", digest.SHA256, nil)
+	sig := c.image("x", tag(img.Digest, ".sig"), "signs one", digest.SHA256, nil)
+	c.image("x", tag(img.Digest, ".att"), "tells of one", digest.SHA256, nil)
+	apart := tag(digest.FromString("in another registry"), ".sig")
+	c.image("x", apart, "signs another", digest.SHA256, nil)
+	c.image("sigs", tag(img.Digest, ".sig"), "signs one, kept apart", digest.SHA256, nil)
+	c.collect(GCOptions{Untagged: true}, "0 manifests 0 links 0 blobs")
+	c.do(http.MethodDelete, "/v2/x/manifests/v1", "", nil, 202)
+	c.collect(GCOptions{}, "0 manifests 0 links 0 blobs")
+	c.collect(GCOptions{Untagged: true, DryRun: true}, "3 manifests 3 links 6 blobs")
+	c.do(http.MethodGet, "/v2/x/manifests/"+tag(img.Digest, ".sig"), "", nil, 200)
+	c.do(http.MethodDelete, "/v2/x/manifests/"+img.Digest.String(), "", nil, 202)
+	c.collect(GCOptions{}, "2 manifests 3 links 6 blobs")
+	c.do(http.MethodGet, "/v2/x/manifests/"+tag(img.Digest, ".sig"), "", nil, 404)
+	c.do(http.MethodGet, "/v2/x/manifests/"+sig.Digest.String(), "", nil, 404)
+	two := c.image("x", "v2", "two", digest.SHA256, nil)
+	c.image("x", tag(two.Digest, ".sig"), "signs two", digest.SHA256, nil)
+	c.do(http.MethodDelete, "/v2/x/manifests/v2", "", nil, 202)
+	c.collect(GCOptions{Untagged: true}, "2 manifests 2 links 4 blobs")
+	_, b := c.do(http.MethodGet, "/v2/x/tags/list", "", nil, 200)
+	if want := `{"name":"x","tags":["` + apart + `"]}`; strings.TrimSpace(string(b)) != want {
+		t.Errorf("tags %s, want %s", b, want)
+	}
+	c.do(http.MethodGet, "/v2/sigs/manifests/"+tag(img.Digest, ".sig"), "", nil, 200)
+}
+
 func TestRefusals(t *testing.T) {
 	dir := t.TempDir()
 	for text, o := range map[string]Options{
