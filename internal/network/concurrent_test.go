@@ -80,7 +80,8 @@ func comeAndGo(r *Room, b *box, i int) error {
 				})
 			}
 			wg.Wait()
-			if len(errs) > 1 || len(errs) == 1 && !errdefs.IsInvalidArgument(errs[0]) {
+			// Or, when nobody is on it any more, that the network has been removed.
+			if len(errs) > 1 || len(errs) == 1 && !errdefs.IsInvalidArgument(errs[0]) && (n != "shaky" || !errdefs.IsNotFound(errs[0])) {
 				return errors.Join(errs...)
 			}
 			if _, err := r.Refresh(bg, q); err != nil {
