@@ -120,7 +120,7 @@ func mounts() []specs.Mount {
 // logged waits until a json-file log has text.
 func logged(t testing.TB, path, text string) {
 	t.Helper()
-	for end := time.Now().Add(20*time.Second + slow); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(limit + slow); ; time.Sleep(5 * time.Millisecond) {
 		b, err := os.ReadFile(path)
 		if err == nil && strings.Contains(string(b), text) {
 			return

@@ -115,6 +115,20 @@ func wait(t testing.TB, w interface {
 	return e.Code
 }
 
+// shown reads what a terminal shows until text is in it.
+func shown(t testing.TB, s model.Stream, text string) string {
+	t.Helper()
+	var o bytes.Buffer
+	for !strings.Contains(o.String(), text) {
+		_, p, err := s.Next()
+		if err != nil {
+			t.Fatalf("the terminal shows %q, not %q: %v", o.String(), text, err)
+		}
+		o.Write(p)
+	}
+	return o.String()
+}
+
 // drain reads a stream to its end.
 func drain(t testing.TB, s model.Stream) (out, errs string) {
 	t.Helper()

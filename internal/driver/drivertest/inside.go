@@ -53,11 +53,12 @@ func execTerminal(t *testing.T, g Target) {
 	e.Process.Terminal, e.OpenStdin, e.ConsoleSize = true, true, [2]uint{30, 90}
 	p, err := i.Exec(ctxOf(t), e)
 	must(t, err)
-	time.Sleep(50*time.Millisecond + slow/20) // it reads its first size
+	first := shown(t, p.Stream(), "30 90")
 	must(t, p.Stream().Resize(40, 100))
 	_, err = io.WriteString(p.Stream(), "word\n")
 	must(t, err)
 	out, _ := drain(t, p.Stream())
+	out = first + out
 	for _, want := range []string{"30 90\r\n", "40 100\r\n", "got word\r\n"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("terminal shows %q, not %q", out, want)
@@ -102,15 +103,20 @@ func paused(t *testing.T, g Target) {
 	i := start(t, g.Driver, b)
 	logged(t, b.Log.Path, "x")
 	must(t, i.Pause(ctxOf(t)))
-	time.Sleep(50*time.Millisecond + slow/20)
+	// What it wrote before is on its way to the log for a while.
 	n := sizeOf(t, b.Log.Path)
-	time.Sleep(100 * time.Millisecond)
-	if m := sizeOf(t, b.Log.Path); m != n {
-		t.Errorf("a paused instance wrote %d bytes", m-n)
+	for same, end := 0, time.Now().Add(limit); same < 10; time.Sleep(20*time.Millisecond + slow/20) {
+		if time.Now().After(end) {
+			t.Fatal("a paused instance writes")
+		}
+		m := sizeOf(t, b.Log.Path)
+		if same++; m != n {
+			n, same = m, 0
+		}
 	}
 	must(t, i.Resume(ctxOf(t)))
-	for limit := time.Now().Add(10 * time.Second); sizeOf(t, b.Log.Path) == n; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(limit) {
+	for end := time.Now().Add(limit + slow); sizeOf(t, b.Log.Path) == n; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
 			t.Fatal("a resumed instance writes nothing")
 		}
 	}
