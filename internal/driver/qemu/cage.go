@@ -13,7 +13,7 @@ import (
 
 // cage is a container that a program of the host's runs in: QEMU, virtiofsd.
 // Its root has the host's programs and libraries, read-only, and what is given
-// to it; its user is nobody on the host.
+// to it; its user is nobody on the host; its system calls are filtered.
 type cage struct {
 	root   string // an empty directory with places for mounts
 	ids    model.IDRange
@@ -101,6 +101,10 @@ func (c *cage) prepare() (*runtime.Prepared, error) {
 	for _, n := range []specs.LinuxNamespaceType{specs.UserNamespace, specs.MountNamespace, specs.PIDNamespace, specs.IPCNamespace,
 		specs.UTSNamespace, specs.NetworkNamespace} {
 		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: n})
+	}
+	var err error
+	if s.Linux.Seccomp, err = c.filter(s); err != nil {
+		return nil, err
 	}
 	b := &model.Bundle{ID: model.ID(filepath.Base(c.cgroup)), Spec: s, IDs: c.ids, Rootfs: model.Rootfs{Dir: c.root}}
 	return prepare.Container(b, c.cgroup, prepare.Options{SpecUser: true})

@@ -44,27 +44,39 @@ func TestCages(t *testing.T) {
 	if err := os.Symlink("/etc/shadow", filepath.Join(share, "link")); err != nil {
 		t.Fatal(err)
 	}
-	const script = `cd /share 2>/dev/null
-for try in "mknod dev b 7 0" "mknod null c 1 3" "mount -t tmpfs x /tmp" "mount -o remount,rw /" "umount -l /usr" "touch /x" "touch /usr/x" "cat /etc/shadow" "cat link" \
-	"cat /proc/1/root/etc/shadow" "chroot /proc/1/root cat /etc/shadow" "unshare -m true" "ip link add x type veth" "reboot -f" "hostname x" "sh -c 'echo 1 >/proc/sys/kernel/panic'"; do
-	busybox $try >/dev/null 2>&1 && echo "reached: $try"
-done
-touch own && echo made; grep -E "^(NoNewPrivs|CapEff):" /proc/self/status; cat /proc/net/dev | wc -l`
-	for name, c := range map[string]cage{
-		"virtiofsd": {caps: shareCaps, binds: []specs.Mount{{Destination: "/share", Type: "bind", Source: share, Options: []string{"rbind", "rprivate", "nosuid", "nodev"}}}},
-		"qemu":      {user: 1000},
-	} {
+	// Each by itself: a cage's program cannot start another.
+	tries := []string{"mknod dev b 7 0", "mknod null c 1 3", "mount -t tmpfs x /tmp", "mount -o remount,rw /", "umount -l /usr", "touch /x", "touch /usr/x", "cat /etc/shadow",
+		"cat /share/link", "cat /proc/1/root/etc/shadow", "chroot /proc/1/root /bin/busybox cat /etc/shadow", "unshare -m true", "unshare -U true", "ip link add x type veth",
+		"reboot -f", "hostname x", "sh -c echo\t1\t>/proc/sys/kernel/panic", "sh -c (exit\t0)|cat"}
+	const look = `grep -E "^(NoNewPrivs|CapEff|Seccomp):" /proc/self/status`
+	for name, c := range cages(share) {
 		c.root, c.ids, c.name, c.cgroup = root, model.IDRange{Host: 1 << 20, Size: 65536}, "cage", "wharf-test/cage-"+name
-		c.args = []string{"/bin/busybox", "sh", "-c", script}
-		out := inCage(t, &c)
+		c.binds = append(c.binds, specs.Mount{Destination: "/vm/probe", Type: "bind", Source: exe, Options: []string{"bind", "ro", "nosuid", "nodev"}})
+		run := func(args ...string) (string, bool) {
+			c.args = args
+			return inCage(t, &c)
+		}
+		for _, try := range tries {
+			args := append([]string{"/bin/busybox"}, strings.Split(try, " ")...)
+			for i := range args {
+				args[i] = strings.ReplaceAll(args[i], "\t", " ")
+			}
+			if out, well := run(args...); well {
+				t.Errorf("%s reached: %s: %s", name, try, out)
+			}
+		}
+		out, _ := run("/bin/busybox", "sh", "-c", "exec busybox "+look)
+		if !strings.Contains(out, "NoNewPrivs:\t1") || !strings.Contains(out, "Seccomp:\t2") || name == "qemu" && !strings.Contains(out, "CapEff:\t0000000000000000") {
+			t.Errorf("%s: %s", name, out)
+		}
+		if _, well := run("/bin/busybox", "touch", "/share/own"); well != (name == "virtiofsd") {
+			t.Errorf("%s made a file: %v", name, well)
+		}
+		if out, _ := run("/vm/probe", probeArg); out != "probed\n" {
+			t.Errorf("%s: %s", name, out)
+		}
 		if err := cgroup.Open(c.cgroup).Remove(); err != nil {
 			t.Error(err)
-		}
-		if strings.Contains(out, "reached") {
-			t.Errorf("%s: %s", name, out)
-		}
-		if !strings.Contains(out, "NoNewPrivs:\t1") || name == "qemu" && !strings.Contains(out, "CapEff:\t0000000000000000") {
-			t.Errorf("%s: %s", name, out)
 		}
 	}
 	// What is made belongs to the host's root, as what a container makes in a
@@ -74,7 +86,15 @@ touch own && echo made; grep -E "^(NoNewPrivs|CapEff):" /proc/self/status; cat /
 	}
 }
 
-func inCage(t *testing.T, c *cage) string {
+func cages(share string) map[string]cage {
+	return map[string]cage{
+		"virtiofsd": {caps: shareCaps, binds: []specs.Mount{{Destination: "/share", Type: "bind", Source: share, Options: []string{"rbind", "rprivate", "nosuid", "nodev"}}}},
+		"qemu":      {user: 1000},
+	}
+}
+
+// inCage runs a cage and returns what it said, and whether it ended well.
+func inCage(t *testing.T, c *cage) (string, bool) {
 	t.Helper()
 	p, err := c.prepare()
 	if err != nil {
@@ -95,6 +115,9 @@ func inCage(t *testing.T, c *cage) string {
 		t.Fatal(err)
 	}
 	out, _ := io.ReadAll(r)
-	_, _ = proc.Wait()
-	return string(out)
+	st, err := proc.Wait()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(out), st.ExitStatus() == 0
 }
