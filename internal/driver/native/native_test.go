@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"wharf/internal/driver"
 	"wharf/internal/driver/drivertest"
@@ -56,6 +57,9 @@ func needRoot(t testing.TB) {
 		t.Skip("this test makes containers and needs root: run it as root (make test)")
 	}
 }
+
+// patience is more than anything takes that has to happen.
+const patience = time.Minute
 
 // target makes a driver with a state of its own.
 func target(t testing.TB) (drivertest.Target, *drivertest.Bundles) {

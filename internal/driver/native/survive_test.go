@@ -55,7 +55,7 @@ func child() int {
 func TestDaemonKilled(t *testing.T) {
 	g, m := target(t)
 	d := g.Driver.(*Driver)
-	b := m.New(t, "/bin/sh", "-c", "i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); [ $((i%100)) = 0 ] && sleep 0.01; done; exit 42")
+	b := m.New(t, "/bin/sh", "-c", "i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); [ $((i%100)) = 0 ] && sleep 0.1; done; exit 42")
 	file := filepath.Join(t.TempDir(), "child")
 	p, _ := json.Marshal(map[string]any{"Options": d.opts, "Bundle": b})
 	if err := os.WriteFile(file, p, 0o600); err != nil {
@@ -89,7 +89,7 @@ func TestDaemonKilled(t *testing.T) {
 	if i.Pid() == 0 {
 		t.Error("the container had ended before the daemon: the test shows nothing")
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	e, err := i.Wait(ctx)
 	if err != nil || e.Code != 42 {
@@ -122,7 +122,14 @@ func TestMonitorKilled(t *testing.T) {
 			t.Fatal(err)
 		}
 		pid := s.Pid()
-		time.Sleep(50 * time.Millisecond) // for the note of the pid
+		for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) { // by which a later daemon knows it
+			if text, _ := os.ReadFile(filepath.Join(d.opts.ExecRoot, "instances", string(b.ID), "pid")); len(text) > 0 {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatal("the pid is not noted")
+			}
+		}
 		w := s
 		kill := func() {
 			if err := unix.Kill(parentOf(t, pid), unix.SIGKILL); err != nil {
@@ -136,7 +143,7 @@ func TestMonitorKilled(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		e, err := w.Wait(ctx)
 		if err != nil || e.Code != 137 || !strings.Contains(e.Error, "monitor") {
@@ -340,8 +347,7 @@ func TestSpares(t *testing.T) {
 // waitSpare waits until this process has a spare monitor, or none.
 func waitSpare(t *testing.T, want bool) int {
 	t.Helper()
-	for range 200 {
-		time.Sleep(10 * time.Millisecond)
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if pid := spareOf(os.Getpid()); (pid != 0) == want {
 			return pid
 		}
