@@ -116,6 +116,7 @@ const (
 	OpSync     Op = "sync"     // sync(2)
 	OpHalt     Op = "halt"     // end everything and let go of the disks; QEMU may be killed once it is answered
 	OpRehearse Op = "rehearse" // before a template is saved: do what every clone would have to do
+	OpReset    Op = "reset"    // of a Boot whose ID is RehearsalID, when its process has ended: forget all of it
 	OpForget   Op = "forget"   // cached names and files that nobody uses: a share's server has each of them open
 	OpTrim     Op = "trim"     // FITRIM of the writable disk; Reply.Freed
 	OpPowerOff Op = "poweroff" // sync, unmount, power off; the reply comes before the end
@@ -186,6 +187,9 @@ type Boot struct {
 	Sysctls map[string]string `json:"sysctls,omitempty"`
 	Mounts  []Mount           `json:"mounts,omitempty"` // in their order
 	Files   []File            `json:"files,omitempty"`  // written after the mounts
+	// Late is how many devices the machine got after its kernel had looked for
+	// them, in slots that were empty then: it is to look again.
+	Late int `json:"late,omitempty"`
 	// Root is mounted as an overlay at RootDir by the agent, for a guest that
 	// starts no process: a stopped instance's files.
 	Root *Overlay `json:"root,omitempty"`
@@ -193,6 +197,10 @@ type Boot struct {
 	// itself off: nobody holds its other end any more. 0 is never.
 	Orphaned int `json:"orphaned,omitempty"`
 }
+
+// RehearsalID is the ID of a Boot that is a rehearsal: a second one may follow
+// after OpReset.
+const RehearsalID = "rehearsal"
 
 // Overlay is a root of layers.
 type Overlay struct {

@@ -37,6 +37,8 @@ type Agent struct {
 type machine interface {
 	// disk returns the device of a virtio-blk serial.
 	disk(serial string) (string, error)
+	// late finds n devices in slots that were empty when the kernel looked.
+	late(n int) error
 	// powerOff ends the machine; it does not return.
 	powerOff()
 	// setTime sets the clock.

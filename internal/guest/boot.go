@@ -42,7 +42,10 @@ func (a *Agent) become(b *guestapi.Boot, s *steps) error {
 	s.add("clock, entropy, names")
 	net := make(chan error, 1)
 	a.spawn(func() { net <- a.interfaces(b.Interfaces) })
-	err := a.disks(b)
+	err := a.late(b.Late, s)
+	if err == nil {
+		err = a.disks(b)
+	}
 	s.add("disks are mounted")
 	if err = errors.Join(<-net, err); err != nil {
 		return err
@@ -54,6 +57,15 @@ func (a *Agent) become(b *guestapi.Boot, s *steps) error {
 		}
 	}
 	return nil
+}
+
+func (a *Agent) late(n int, s *steps) error {
+	if n == 0 {
+		return nil
+	}
+	err := a.machine.late(n)
+	s.add("late devices are found")
+	return err
 }
 
 // disks mounts and writes what the host says.

@@ -75,15 +75,18 @@ func settle() error {
 
 // plain is a machine that is none.
 type plain struct {
-	time    int64
-	entropy int
-	off     chan struct{}
-	once    sync.Once
+	time        int64
+	entropy     int
+	lateDevices int
+	off         chan struct{}
+	once        sync.Once
 }
 
 func (m *plain) disk(serial string) (string, error) {
 	return "", failed(guestapi.KindNotFound, "no disk %s", serial)
 }
+
+func (m *plain) late(n int) error { m.lateDevices = n; return nil }
 
 func (m *plain) powerOff() { m.once.Do(func() { close(m.off) }) }
 

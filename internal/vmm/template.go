@@ -94,7 +94,9 @@ func (m *machine) resume() error {
 			break
 		}
 		if s.Status != "inmigrate" { // it has come in, stopped as it was saved
-			_, err = m.qmp.run("cont", nil)
+			if err = m.plugLate(); err == nil {
+				_, err = m.qmp.run("cont", nil)
+			}
 			break
 		}
 		if time.Now().After(end) {

@@ -4,6 +4,7 @@ package vmmapi
 
 import (
 	"encoding/json"
+	"strconv"
 	"time"
 
 	"wharf/api/guestapi"
@@ -30,6 +31,16 @@ type Machine struct {
 	// Incoming is QEMU's descriptor that a clone's state is read from; 0: it
 	// boots.
 	Incoming int `json:"incoming,omitempty"`
+	// Late are devices that a clone gets when its template's state has been
+	// read, before it goes on: those that QEMU cannot read a state with. QEMU has
+	// the device Plugger then, which goes when they are there.
+	Late []Late `json:"late,omitempty"`
+
+	// Ahead makes a clone before it is known whose it will be: Boot and Main are
+	// a rehearsal's, after which it stands still and waits for a Machine with
+	// Take, of which QEMU's control group, Boot, Main and what follows count.
+	Ahead bool  `json:"ahead,omitempty"`
+	Take  *Take `json:"take,omitempty"`
 
 	// Memory is the machine's, in bytes, when its balloon may be used. Pressure is
 	// how much of the host's has to be available for the guest to have all of it;
@@ -47,6 +58,32 @@ type Machine struct {
 	// is sent again when they change.
 	Etc []EtcFile `json:"etc,omitempty"`
 }
+
+// Take is what an instance gives to the machine that it takes.
+type Take struct {
+	Disks []File   `json:"disks"` // of kind FileDisk, in the order of the machine's
+	Taps  []string `json:"taps"`  // of the network devices, in their order; "" is none
+}
+
+// DeviceID is the nth disk's device in QEMU.
+func DeviceID(n int) string { return "blk" + strconv.Itoa(n) }
+
+// DiskNode is what the nth disk's device has behind it at first.
+func DiskNode(n int) string { return "disk" + strconv.Itoa(n) }
+
+// Late is a device for an empty virtio-mmio slot.
+type Late struct {
+	Slot int `json:"slot"`
+	// Device is device_add's arguments but for the slot.
+	Device json.RawMessage `json:"device"`
+}
+
+// Plugger is the id of a virtio-scsi-device, whose bus is lent to slots as
+// their hotplug handler. It is in the slot behind the last of Late.
+const Plugger = "plugger"
+
+// Slot is the bus of a virtio-mmio slot of microvm.
+func Slot(n int) string { return "virtio-mmio-bus." + strconv.Itoa(n) }
 
 // FirstFile is the number of the first of QEMU's descriptors.
 const FirstFile = 3

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -15,7 +16,7 @@ import (
 )
 
 // generation changes when the same inputs give another initramfs or image.
-const generation = 5
+const generation = 6
 
 // keptImages is how many digests stay on disk: the present one, and the one
 // before it for a machine that is just being started from it.
@@ -33,8 +34,11 @@ type Options struct {
 type Image struct {
 	Vmlinux string
 	Initrd  string
-	Digest  string // of everything that the two are made from
-	Kernel  Kernel
+	// Template is the initramfs of a template and its clones: its kernel knows
+	// of slots that are empty yet.
+	Template string
+	Digest   string // of everything that they are made from
+	Kernel   Kernel
 }
 
 // Maker makes images. Its methods may be called at the same time.
@@ -67,7 +71,7 @@ func (m *Maker) Image(ctx context.Context) (Image, error) {
 		return Image{}, err
 	}
 	dir := filepath.Join(m.o.Dir, digest)
-	img := Image{Vmlinux: filepath.Join(dir, "vmlinux"), Initrd: filepath.Join(dir, "initrd"), Digest: digest, Kernel: k}
+	img := Image{Vmlinux: filepath.Join(dir, "vmlinux"), Initrd: filepath.Join(dir, "initrd"), Template: filepath.Join(dir, "initrd.template"), Digest: digest, Kernel: k}
 	if _, err := os.Stat(dir); err == nil {
 		return img, nil
 	}
@@ -135,12 +139,18 @@ func (m *Maker) make(k Kernel, modules []module, dir string) error {
 	if err != nil {
 		return err
 	}
-	err = writeFile(filepath.Join(tmp, "initrd"), func(w io.Writer) error { return writeInitramfs(w, m.o.Agent, modules) })
-	if err != nil {
-		return err
+	for name, first := range map[string]func(io.Writer) error{"initrd": nothing, "initrd.template": writeTables} {
+		err = writeFile(filepath.Join(tmp, name), func(w io.Writer) error {
+			return errors.Join(first(w), writeInitramfs(w, m.o.Agent, modules))
+		})
+		if err != nil {
+			return err
+		}
 	}
 	return os.Rename(tmp, dir)
 }
+
+func nothing(io.Writer) error { return nil }
 
 // writeFile writes a file and syncs it: a power cut must not leave half a
 // kernel under a digest.
