@@ -102,6 +102,36 @@ func TestIsolationRefused(t *testing.T) {
 	}
 }
 
+// The guest's control groups are of version 2 and it has no swap: what it
+// cannot do is not promised.
+func TestIsolationLimits(t *testing.T) {
+	yes, sixty := true, int64(60)
+	for name, c := range map[string]struct {
+		r    container.Resources
+		warn string
+	}{
+		"memory alone":  {container.Resources{Memory: 100 << 20}, ""},
+		"no swap asked": {container.Resources{Memory: 100 << 20, MemorySwap: 100 << 20}, ""},
+		"swap":          {container.Resources{Memory: 100 << 20, MemorySwap: 200 << 20}, "has no swap"},
+		"swappiness":    {container.Resources{MemorySwappiness: &sixty}, "swappiness discarded"},
+		"no killer":     {container.Resources{Memory: 100 << 20, OomKillDisable: &yes}, "OomKillDisable discarded"},
+	} {
+		got, warnings, err := Create(input(nil, &container.HostConfig{Isolation: "vm", Resources: c.r}), full(), Defaults{VM: true, Runtime: "wharf"})
+		all := strings.Join(warnings, "\n")
+		if err != nil || (c.warn == "") != (all == "") || !strings.Contains(all, c.warn) {
+			t.Errorf("%s: %v, warnings %q", name, err, all)
+		}
+		if r := got.HostConfig; r.MemorySwappiness != nil || r.OomKillDisable != nil {
+			t.Errorf("%s: swappiness %v, OomKillDisable %v", name, r.MemorySwappiness, r.OomKillDisable)
+		}
+	}
+	profile := `seccomp={"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"/agent","syscalls":[{"names":["mkdir"],"action":"SCMP_ACT_NOTIFY"}]}`
+	_, _, err := Create(input(nil, &container.HostConfig{Isolation: "vm", SecurityOpt: []string{profile}}), full(), Defaults{VM: true, Runtime: "wharf"})
+	if err == nil || !strings.Contains(err.Error(), "isolation vm") {
+		t.Errorf("an agent of the host's for a guest's calls: %v", err)
+	}
+}
+
 // A host that cannot have machines says why.
 func TestIsolationWhyNot(t *testing.T) {
 	_, _, err := Create(input(nil, &container.HostConfig{Isolation: "vm"}), full(), Defaults{Runtime: "wharf", NoVM: "this one is arm64"})

@@ -14,16 +14,22 @@ const minMemory = 6 << 20
 // resources checks the limits and drops, with a warning, what the machine
 // cannot do.
 func (cr *creation) resources() error {
-	r := &cr.hc.Resources
+	r, f := &cr.hc.Resources, cr.f
+	if cr.vm() {
+		if r.Memory > 0 && r.MemorySwap > r.Memory {
+			cr.warnf("A virtual machine has no swap: --memory-swap is not used.")
+		}
+		f = f.inMachine()
+	}
 	if r.Memory > 0 && r.MemorySwap == 0 {
 		r.MemorySwap = 2 * r.Memory
 	}
-	w, err := checkResources(r, cr.f, false)
+	w, err := checkResources(r, f, false)
 	cr.warn = append(cr.warn, w...)
 	if err != nil {
 		return err
 	}
-	if r.OomKillDisable == nil && cr.f.OomKillDisable {
+	if r.OomKillDisable == nil && f.OomKillDisable {
 		r.OomKillDisable = new(bool)
 	}
 	for _, rule := range r.DeviceCgroupRules {
@@ -37,6 +43,13 @@ func (cr *creation) resources() error {
 		}
 	}
 	return cr.deviceRequests()
+}
+
+// inMachine: the guest's control groups are of version 2, whatever the host's
+// are. Shares of the processor and of disks hold on the host, around QEMU.
+func (f Facts) inMachine() Facts {
+	f.MemorySwappiness, f.OomKillDisable = false, false
+	return f
 }
 
 func checkUlimit(u *container.Ulimit) error {

@@ -126,13 +126,13 @@ func (cr *creation) seccompOption() error {
 		if err := json.Unmarshal([]byte(s), &p); err != nil {
 			return invalid("Decoding seccomp profile failed: %s", err)
 		}
-		return checkListener(&p)
+		return checkListener(&p, cr.vm())
 	}
 	return nil
 }
 
 // checkListener: whoever answers for the kernel waits at a socket on the host.
-func checkListener(p *seccomp.Seccomp) error {
+func checkListener(p *seccomp.Seccomp, vm bool) error {
 	notify := p.DefaultAction == specs.ActNotify
 	for _, c := range p.Syscalls {
 		notify = notify || c != nil && c.Action == specs.ActNotify
@@ -142,6 +142,8 @@ func checkListener(p *seccomp.Seccomp) error {
 		return invalid("seccomp profile: listenerPath %q is not an absolute path", p.ListenerPath)
 	case notify && p.ListenerPath == "":
 		return invalid("seccomp profile: SCMP_ACT_NOTIFY needs a listenerPath, the socket of the agent that answers")
+	case notify && vm:
+		return invalid("seccomp profile: SCMP_ACT_NOTIFY cannot be had with isolation vm: the agent at %s is a process of the host, and cannot answer for another kernel", p.ListenerPath)
 	case p.DefaultAction == specs.ActNotify:
 		return invalid("seccomp profile: SCMP_ACT_NOTIFY cannot be the default action")
 	}

@@ -15,6 +15,9 @@ func Update(c model.Container, u container.UpdateConfig, f Facts) (model.Contain
 		return c, nil, cannotUpdate(c, conflict(`container is marked for removal and cannot be "update"`))
 	}
 	r := u.Resources
+	if c.Isolation == model.IsolationVM {
+		f = f.inMachine()
+	}
 	warn, err := checkResources(&r, f, true)
 	if err != nil {
 		return c, warn, err

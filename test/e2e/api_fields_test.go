@@ -96,6 +96,9 @@ func TestWrongCreate(t *testing.T) {
 		`"NetworkingConfig":{"EndpointsConfig":{"bridge":{"IPAMConfig":{"IPv4Address":"1.2.3"}}}}`:                       "1.2.3",
 		`"NetworkingConfig":{"EndpointsConfig":{"bridge":{"MacAddress":"zz"}}}`:                                          "zz",
 	} {
+		if onMachines && (strings.Contains(field, "kernel.panic") || strings.Contains(field, `"Devices"`)) {
+			continue // its kernel is its own; --device is refused whatever it says
+		}
 		code, message := s.create("?name="+s.name("wrong"), `{"Image":"busybox",`+field+`}`)
 		if code != http.StatusBadRequest || message == "" || !strings.Contains(message, text) {
 			t.Errorf("%s: %d %q, want 400 with %q", cut(field), code, message, text)

@@ -125,6 +125,8 @@ var differing = map[string]difference{
 	"TestInitQuickExit":                         {elsewhere, "a race of the monitor's, fifteen starts"},
 	"TestInstall":                               {elsewhere, "of an installation, with its own configuration"},
 	"TestImageMount":                            {"--userns host", "refused; TestMachineDisk mounts images"},
+	"TestSeccompNotify":                         {"SCMP_ACT_NOTIFY", "refused"},
+	"TestImagesOnFullDisk":                      {elsewhere, "a small disk has no room for a kernel; TestMachineFullDisk"},
 	"TestRunCommandAgain":                       {"--device", "refused"},
 	"TestLimitsByLabel":                         {"networks", "NET_ADMIN does not shut limits out: they hold at the host's end of the tap"},
 	"TestRenameUpdate":                          {"update --memory", "a running machine gets no more than it was started with"},
