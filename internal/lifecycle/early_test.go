@@ -38,7 +38,7 @@ func (f earlyDriver) StartWhen(ctx context.Context, b *model.Bundle, sb driver.S
 	return f.Start(ctx, b, sb)
 }
 
-func (w *world) driver() driver.Driver {
+func (w *reign) driver() driver.Driver {
 	if w.early {
 		return earlyDriver{fakeDriver{w}}
 	}

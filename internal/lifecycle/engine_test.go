@@ -320,14 +320,15 @@ func TestRestartPolicy(t *testing.T) {
 		t.Errorf("after the last retry: %s", c.State.Status)
 	}
 	always := started(t, e, "y", &container.HostConfig{RestartPolicy: container.RestartPolicy{Name: "always"}})
+	again := &e.core.index.get(model.ID(always)).again
+	again.delay = lastDelay // so that the restart does not come before we have looked
 	w.instance(always).end(0)
 	wait(t, "it waits for its restart", func() bool { return phase(e, always) == container.StateRestarting })
 	if err := e.Stop(bg, always, model.StopRequest{}); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(2 * firstDelay)
-	if got := phase(e, always); got != container.StateExited {
-		t.Errorf("stopped between two runs: %s", got)
+	if got := phase(e, always); got != container.StateExited || again.timer != nil {
+		t.Errorf("stopped between two runs: %s, restart pending: %t", got, again.timer != nil)
 	}
 	if err := e.Restart(bg, always, model.StopRequest{}); err != nil {
 		t.Fatal(err)

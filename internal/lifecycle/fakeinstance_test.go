@@ -35,6 +35,13 @@ type fakeInstance struct {
 	frozen   bool
 }
 
+// now is the reign of the present engine.
+func (w *world) now() *reign {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.reign
+}
+
 func (i *fakeInstance) end(code int) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -89,7 +96,7 @@ func (i *fakeInstance) Attach(context.Context, bool, bool, bool) (model.Stream, 
 func (i *fakeInstance) Resize(context.Context, uint, uint) error { return nil }
 
 func (i *fakeInstance) Exec(_ context.Context, e *model.ExecSpec) (driver.Process, error) {
-	if err := i.w.step("exec"); err != nil {
+	if err := i.w.now().step("exec"); err != nil {
 		return nil, err
 	}
 	i.mu.Lock()

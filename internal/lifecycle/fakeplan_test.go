@@ -90,7 +90,7 @@ func (fakePlan) Changes(base *container.Config, _ []string) (*container.Config, 
 	return &next, nil
 }
 
-type fakeDriver struct{ w *world }
+type fakeDriver struct{ w *reign }
 
 func (fakeDriver) Isolation() model.Isolation { return model.IsolationContainer }
 
@@ -98,7 +98,7 @@ func (f fakeDriver) Sandbox(_ context.Context, b *model.Bundle) (driver.Sandbox,
 	return fakeSandbox(f), f.w.step("sandbox")
 }
 
-type fakeSandbox struct{ w *world }
+type fakeSandbox struct{ w *reign }
 
 func (fakeSandbox) Netns() string  { return "/proc/self/fd/9" }
 func (f fakeSandbox) Close() error { return f.w.step("sandbox-close") }
@@ -107,7 +107,7 @@ func (f fakeDriver) Start(_ context.Context, b *model.Bundle, _ driver.Sandbox) 
 	if err := f.w.step("instance"); err != nil {
 		return nil, err
 	}
-	i := &fakeInstance{w: f.w, id: b.ID, pid: 4242, bundle: b, over: make(chan struct{})}
+	i := &fakeInstance{w: f.w.world, id: b.ID, pid: 4242, bundle: b, over: make(chan struct{})}
 	f.w.mu.Lock()
 	f.w.insts[b.ID] = i
 	run := f.w.onRun
@@ -149,11 +149,10 @@ func (f fakeDriver) List(context.Context) ([]model.ID, error) {
 // wait polls until cond holds.
 func wait(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	for range 2000 {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		if cond() {
 			return
 		}
-		time.Sleep(time.Millisecond)
 	}
 	t.Fatal("timed out waiting until " + what)
 }

@@ -28,7 +28,7 @@ import (
 // world is every room and the driver as fakes. It outlives an Engine, so that
 // a test can kill the daemon and start another one. What is held is in maps
 // by id; fail makes an operation fail by name; die makes the daemon "die" at
-// one: it and all after it fail and change nothing.
+// one: it and all after it fail and change nothing. reign is one daemon's time.
 type world struct {
 	t   testing.TB
 	dir string
@@ -36,7 +36,7 @@ type world struct {
 	mu      sync.Mutex
 	fail    map[string]error
 	die     string
-	dead    bool
+	reign   *reign // the last engine's
 	calls   []string
 	images  map[string]model.Image
 	layers  map[model.ID]bool
@@ -58,6 +58,13 @@ type world struct {
 	log     []model.LogEntry
 }
 
+// reign is the world as one engine has it: what an engine that died or was
+// closed has still under way does nothing to the world of the next one.
+type reign struct {
+	*world
+	over bool // world.mu protects it
+}
+
 func newWorld(t testing.TB) *world {
 	w := &world{
 		t: t, dir: t.TempDir(), fail: map[string]error{}, images: map[string]model.Image{}, layers: map[model.ID]bool{}, nets: map[model.ID]bool{},
@@ -68,28 +75,37 @@ func newWorld(t testing.TB) *world {
 }
 
 // step notes a call and decides whether it fails.
-func (w *world) step(name string) error {
+func (w *reign) step(name string) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.dead {
+	if w.over {
 		return errors.New("the daemon is dead")
 	}
 	w.calls = append(w.calls, name)
 	if w.die == name {
-		w.dead = true
+		w.over = true
 		return errors.New("the daemon died at " + name)
 	}
 	return w.fail[name]
 }
 
+// begin ends the last engine's reign.
+func (w *world) begin() *reign {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.reign != nil {
+		w.reign.over = true
+	}
+	w.die, w.reign = "", &reign{world: w}
+	return w.reign
+}
+
 func (w *world) engine() *Engine {
 	w.t.Helper()
-	w.mu.Lock()
-	w.dead, w.die = false, ""
-	w.mu.Unlock()
+	r := w.begin()
 	e, err := New(Options{
-		Images: fakeImages{w}, Networks: fakeNetworks{w}, Volumes: fakeVolumes{w}, Logs: fakeLogs{w}, Records: fakeRecords{w}, Archives: fakeArchives{w},
-		Drivers:  map[model.Isolation]driver.Driver{model.IsolationContainer: w.driver(), model.IsolationVM: fakeMachines{fakeDriver{w}}},
+		Images: fakeImages{r}, Networks: fakeNetworks{r}, Volumes: fakeVolumes{r}, Logs: fakeLogs{r}, Records: fakeRecords{r}, Archives: fakeArchives{r},
+		Drivers:  map[model.Isolation]driver.Driver{model.IsolationContainer: r.driver(), model.IsolationVM: fakeMachines{fakeDriver{r}}},
 		DataRoot: w.dir, planner: fakePlan{}, Trash: w.bounds, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	if err != nil {
@@ -148,7 +164,7 @@ func (w *world) instance(id string) *fakeInstance {
 	return i
 }
 
-type fakeImages struct{ w *world }
+type fakeImages struct{ w *reign }
 
 func (f fakeImages) Resolve(_ context.Context, ref string, _ *ocispec.Platform) (model.Image, error) {
 	f.w.mu.Lock()
@@ -229,7 +245,7 @@ func (f fakeImages) Commit(_ context.Context, _ model.ID, _ model.Image, _ *ocis
 	return digest.FromString(ref + strings.Join(cfg.Cmd, " ")), nil
 }
 
-type fakeNetworks struct{ w *world }
+type fakeNetworks struct{ w *reign }
 
 func (f fakeNetworks) Check(_ context.Context, _ container.NetworkMode, want map[string]*network.EndpointSettings) error {
 	for name, s := range want {
@@ -327,7 +343,7 @@ func (f fakeNetworks) Mend(context.Context, AttachNetworks) (bool, error) {
 
 func (f fakeNetworks) Limit(context.Context, AttachNetworks) error { return f.w.step("limit") }
 
-type fakeVolumes struct{ w *world }
+type fakeVolumes struct{ w *reign }
 
 func (f fakeVolumes) Use(_ context.Context, id model.ID, m model.Mount) (string, error) {
 	if err := f.w.step("use"); err != nil {
@@ -361,6 +377,9 @@ func (f fakeVolumes) Disk(_ context.Context, id model.ID, m model.Mount) (string
 func (f fakeVolumes) GiveDisks(id model.ID) {
 	f.w.mu.Lock()
 	defer f.w.mu.Unlock()
+	if f.w.over {
+		return
+	}
 	maps.DeleteFunc(f.w.disks, func(_ string, has model.ID) bool { return has == id })
 }
 
@@ -446,7 +465,7 @@ func (f fakeVolumes) SetTrash(on bool) {
 
 func (f fakeVolumes) Sweep(context.Context) error { return f.w.step("vol-sweep") }
 
-type fakeLogs struct{ w *world }
+type fakeLogs struct{ w *reign }
 
 func (f fakeLogs) Remove(model.LogPlan) error { return f.w.step("log-remove") }
 func (f fakeLogs) Read(_ context.Context, _ model.LogPlan, r model.LogsRequest, done <-chan struct{}) (model.LogReader, error) {
@@ -476,7 +495,7 @@ func (l *fakeLog) Next() (model.LogEntry, error) {
 }
 func (l *fakeLog) Close() error { return nil }
 
-type fakeRecords struct{ w *world }
+type fakeRecords struct{ w *reign }
 
 func (f fakeRecords) PutContainer(_ context.Context, c model.Container, durable bool) error {
 	if err := f.w.step("put-" + string(c.State.Phase)); err != nil {
@@ -511,6 +530,9 @@ func (f fakeRecords) Containers(context.Context) ([]model.Container, error) {
 func (f fakeRecords) Publish(typ events.Type, a events.Action, id string, attrs map[string]string) {
 	f.w.mu.Lock()
 	defer f.w.mu.Unlock()
+	if f.w.over {
+		return
+	}
 	f.w.events = append(f.w.events, events.Message{Type: typ, Action: a, Actor: events.Actor{ID: id, Attributes: attrs}})
 }
 
@@ -574,7 +596,7 @@ func (f fakeRecords) ForgetRemoved(_ context.Context, ids ...model.ID) error {
 	return nil
 }
 
-type fakeArchives struct{ w *world }
+type fakeArchives struct{ w *reign }
 
 func (f fakeArchives) Stat(_ context.Context, r Root, p string) (container.PathStat, error) {
 	if strings.HasSuffix(p, "missing") {

@@ -203,7 +203,7 @@ func TestKeptExitIsReleased(t *testing.T) {
 	w.mu.Lock()
 	delete(w.fail, "put-exited")
 	w.mu.Unlock()
-	ctx, cancel := context.WithTimeout(bg, 4*rewriteTime)
+	ctx, cancel := context.WithTimeout(bg, time.Minute)
 	defer cancel()
 	for {
 		w.mu.Lock()

@@ -84,7 +84,7 @@ func TestWaitEndsAtARestart(t *testing.T) {
 	w := newWorld(t)
 	e := w.engine()
 	id := started(t, e, "c", &container.HostConfig{RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyAlways}})
-	ctx, cancel := context.WithTimeout(bg, 5*time.Second)
+	ctx, cancel := context.WithTimeout(bg, time.Minute)
 	defer cancel()
 	ch, err := e.Wait(ctx, id, container.WaitConditionNotRunning)
 	if err != nil {

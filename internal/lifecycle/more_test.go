@@ -272,13 +272,7 @@ func TestFullDisk(t *testing.T) {
 	w.mu.Lock()
 	delete(w.fail, "put-exited")
 	w.mu.Unlock()
-	for range 2 * int(rewriteTime/time.Millisecond) / 10 {
-		if recorded() == container.StateExited {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	t.Error("never recorded")
+	wait(t, "it is recorded", func() bool { return recorded() == container.StateExited })
 }
 
 func TestRewrite(t *testing.T) {

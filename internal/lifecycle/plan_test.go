@@ -23,9 +23,10 @@ func real(t *testing.T, w *world, change ...func(*plan.Defaults)) *Engine {
 	for _, f := range change {
 		f(&d)
 	}
+	r := w.begin()
 	e, err := New(Options{
-		Images: fakeImages{w}, Networks: fakeNetworks{w}, Volumes: fakeVolumes{w}, Logs: fakeLogs{w}, Records: fakeRecords{w}, Archives: fakeArchives{w},
-		Drivers:  map[model.Isolation]driver.Driver{model.IsolationContainer: fakeDriver{w}},
+		Images: fakeImages{r}, Networks: fakeNetworks{r}, Volumes: fakeVolumes{r}, Logs: fakeLogs{r}, Records: fakeRecords{r}, Archives: fakeArchives{r},
+		Drivers:  map[model.Isolation]driver.Driver{model.IsolationContainer: fakeDriver{r}},
 		Facts:    plan.Facts{Kernel: "6.18.0", Arch: "amd64", CPUs: 2, CgroupVersion: 1, Memory: true, Pids: true, CPUQuota: true, UserNS: true},
 		Defaults: d,
 		DataRoot: w.dir, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),

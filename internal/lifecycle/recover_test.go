@@ -107,7 +107,6 @@ func TestDie(t *testing.T) {
 				w.mu.Unlock()
 				life(e, rm)
 				e.Close()
-				time.Sleep(time.Millisecond)
 				e = w.engine()
 				if err := e.Recover(bg); err != nil {
 					t.Fatal(err)

@@ -172,7 +172,6 @@ func TestTrashDie(t *testing.T) {
 				_ = e.Remove(bg, r.ID, model.RemoveRequest{Force: true, Volumes: true})
 				_, _ = e.EmptyTrash(bg, model.Filters{"name": {"db": true}}, nil)
 				e.Close()
-				time.Sleep(time.Millisecond)
 				e = w.engine()
 				if err := e.Recover(bg); err != nil {
 					t.Fatal(err)
