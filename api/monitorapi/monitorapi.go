@@ -122,6 +122,9 @@ type Failed struct {
 	Kind string `json:"kind"`
 	Code int    `json:"code,omitempty"`
 	Text string `json:"text"`
+	// Told: a machine's agent answered so, about the process. Another machine
+	// would say the same.
+	Told bool `json:"told,omitempty"`
 }
 
 func (f *Failed) Error() string { return f.Text }

@@ -115,7 +115,7 @@ func (p *process) Start() error {
 	conn, r, reply, err := p.m.open(p.m.spec.BootTime, guestapi.Request{Op: op, Target: p.id, Process: &p.spec})
 	if err != nil {
 		if p.id == "" {
-			err = p.m.stuck(err)
+			err = p.m.told(p.m.stuck(err))
 			p.m.kill()
 		}
 		close(p.done)
@@ -131,6 +131,23 @@ func (p *process) Start() error {
 		go p.input()
 	}
 	return nil
+}
+
+// told marks what the guest says of the process that it cannot start: that the
+// machine itself is well.
+func (m *machine) told(err error) error {
+	var f *monitorapi.Failed
+	if !errors.As(err, &f) || f.Kind == monitorapi.KindUnavailable {
+		return err
+	}
+	select {
+	case <-m.down: // the error is of the machine's end
+		return err
+	default:
+	}
+	g := *f
+	g.Told = true
+	return &g
 }
 
 // output moves what the process writes to its files, until its exit.

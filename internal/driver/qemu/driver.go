@@ -34,6 +34,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"wharf/api/monitorapi"
 	"wharf/internal/driver"
 	"wharf/internal/driver/held"
 	"wharf/internal/driver/qemu/boot"
@@ -115,8 +116,11 @@ func (d *Driver) Start(ctx context.Context, b *model.Bundle, sb driver.Sandbox) 
 		return nil, errors.Join(err, sb.Close())
 	}
 	i, err := d.Driver.Begin(ctx, b, sb)
-	var bad *driver.StartError
-	if again := d.m.templates.started(b.ID, err); again && !errors.As(err, &bad) && ctx.Err() == nil {
+	came := err
+	if processFault(err) {
+		came = nil // the machine came up
+	}
+	if d.m.templates.started(b.ID, came) && ctx.Err() == nil {
 		slog.WarnContext(ctx, "a clone did not come up; the machine starts cold", "room", "vm", "id", b.ID, "err", err)
 		if err := d.Driver.Release(ctx, b.ID); err != nil {
 			return nil, err
@@ -130,6 +134,14 @@ func (d *Driver) Start(ctx context.Context, b *model.Bundle, sb driver.Sandbox) 
 		return nil, err
 	}
 	return &instance{Instance: i, d: d}, nil
+}
+
+// processFault: the machine is well, and its process cannot be started; no
+// other machine would do better.
+func processFault(err error) bool {
+	var bad *driver.StartError
+	var f *monitorapi.Failed
+	return errors.As(err, &bad) || errors.As(err, &f) && f.Told
 }
 
 // Recover finds a machine that an earlier daemon started.
