@@ -8,7 +8,8 @@
 // socketpair. The daemon sends one Start frame, with descriptors, at once or
 // when it needs a monitor (a spare one waits); the monitor answers Started
 // or Failed. A Start with Hold is followed by a Go, until which the container
-// is only prepared. After Started the control socket stays open as the daemon's held
+// is only prepared. An Ahead may come before the Start, and is answered by Ready
+// or Failed. After Started the control socket stays open as the daemon's held
 // wait: the monitor sends Exit on it when the container has ended. The daemon
 // closing it (or dying) is no event for the container.
 //
@@ -59,12 +60,30 @@ const (
 
 // Frames of control.
 const (
+	AheadFrame   Type = 15 // Ahead
 	StartFrame   Type = 16 // Start
 	StartedFrame Type = 17 // Started
 	GoFrame      Type = 18 // no payload; what a Start with Hold waits for
+	ReadyFrame   Type = 19 // Ready: what Ahead said is done, and the monitor waits for its Start
 	RequestFrame Type = 20 // Request
 	ReplyFrame   Type = 21 // Reply
 )
+
+// Ahead gives a monitor that has no Start yet something to do before it is
+// known what it will hold. The end of the socket before the Start ends the
+// monitor and what it made.
+type Ahead struct {
+	Version int `json:"version"`
+	// Body is the engine's, not looked into here.
+	Body json.RawMessage `json:"body"`
+	// Files are as in Start; none is the instance's.
+	Files []string `json:"files,omitempty"`
+}
+
+// Ready answers Ahead.
+type Ready struct {
+	Version int `json:"version"`
+}
 
 // Start asks a new monitor to start its container.
 type Start struct {

@@ -57,6 +57,7 @@ var handlers = map[guestapi.Op]func(*Agent, *call) error{
 	guestapi.OpFreshen:  (*Agent).freshenOp,
 	guestapi.OpSync:     (*Agent).sync,
 	guestapi.OpRehearse: (*Agent).rehearse,
+	guestapi.OpReset:    (*Agent).reset,
 	guestapi.OpForget:   (*Agent).forget,
 	guestapi.OpTrim:     (*Agent).trim,
 	guestapi.OpHalt:     (*Agent).halt,

@@ -63,8 +63,8 @@ func Hold(e Engine) int {
 	}
 	from := &rights{conn: control}
 	r := &monitorapi.Reader{R: from}
-	var st monitorapi.Start
-	if err := r.Expect(monitorapi.StartFrame, &st); err != nil {
+	st, err := orders(r, from, e)
+	if err != nil {
 		if errors.Is(err, io.EOF) {
 			return 0 // a spare that was not needed
 		}

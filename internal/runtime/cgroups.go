@@ -286,3 +286,27 @@ func JoinLate(base, path string, pids []int) error {
 	}
 	return nil
 }
+
+// Move makes the cgroups of plan with their limits and moves a running process
+// there, with all its threads. What it has used stays counted where it was.
+func Move(plan *Cgroup, pid int) (warnings []string, err error) {
+	w := startCgroup(plan)
+	if err := w.wait(); err != nil {
+		return nil, errors.Join(err, w.remove())
+	}
+	for _, dir := range w.dirs() {
+		if err := joinCgroup(dir, pid); err != nil {
+			return nil, err // what has moved already cannot be in what is removed
+		}
+	}
+	return w.warnings, nil
+}
+
+// RemoveCgroups removes the directories of plan that are empty.
+func RemoveCgroups(plan *Cgroup) error {
+	var errs []error
+	for i := range plan.Dirs {
+		errs = append(errs, removeDir(filepath.Join(plan.Dirs[i].Base, plan.Dirs[i].Path)))
+	}
+	return errors.Join(errs...)
+}

@@ -93,6 +93,11 @@ func (m *machine) become(limit time.Duration) error {
 	if m.spec.Save {
 		return nil
 	}
+	return m.configure(end)
+}
+
+// configure has the agent do what Boot says.
+func (m *machine) configure(end time.Time) error {
 	reply, err := m.ask(max(time.Until(end), time.Second), guestapi.Request{Op: guestapi.OpBoot, Boot: &m.spec.Boot})
 	if err != nil {
 		return m.stuck(fmt.Errorf("boot: %w", err))

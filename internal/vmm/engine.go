@@ -23,6 +23,9 @@ func Main() int { return monitor.Hold(&engine{}) }
 type engine struct {
 	mu sync.Mutex
 	m  *machine // once it answers
+
+	waiting *machine // made ahead, of nobody's yet
+	roamer  *roamer  // its first device's tap
 }
 
 var _ monitor.Extras = (*engine)(nil)
@@ -50,7 +53,11 @@ func (e *engine) Create(st *monitorapi.Start, f monitor.Files) (_ monitor.Proces
 	}
 	u.Push(func() error { p.Close(); return nil })
 	etc := newEtc(spec.Etc) // what changes during the boot is sent after it
-	m, err := e.boot(&spec, f)
+	begin := e.boot
+	if spec.Take != nil {
+		begin = e.takeOver
+	}
+	m, err := begin(&spec, f)
 	if err != nil {
 		return nil, err
 	}

@@ -122,11 +122,7 @@ func (m *machine) files(given, shares map[string]*os.File, taps taps, u, always 
 		var err error
 		switch x.Kind {
 		case vmmapi.FileDisk:
-			flag := os.O_RDWR
-			if x.ReadOnly {
-				flag = os.O_RDONLY
-			}
-			theirs, err = os.OpenFile(x.Path, flag, 0)
+			theirs, err = openDisk(&x)
 		case vmmapi.FileGiven:
 			if theirs = given[x.Name]; theirs == nil {
 				err = fmt.Errorf("the descriptor %s did not come", x.Name)
@@ -149,6 +145,15 @@ func (m *machine) files(given, shares map[string]*os.File, taps taps, u, always 
 		extra = append(extra, theirs)
 	}
 	return extra, nil
+}
+
+// openDisk opens a disk for QEMU.
+func openDisk(d *vmmapi.File) (*os.File, error) {
+	flag := os.O_RDWR
+	if d.ReadOnly {
+		flag = os.O_RDONLY
+	}
+	return os.OpenFile(d.Path, flag, 0)
 }
 
 // socket makes a pair: our end stays, QEMU's is returned.

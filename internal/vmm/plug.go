@@ -100,11 +100,26 @@ func looseTap(string) (*os.File, error) {
 // OpenTap opens a tap of this network namespace by its name and makes it go
 // when nobody has it open any more.
 func OpenTap(name string) (*os.File, error) {
+	f, _, err := openTap(name)
+	return f, err
+}
+
+// openTap also says what the tap is called: the kernel puts a number for "%d".
+func openTap(pattern string) (f *os.File, name string, err error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: "/dev/net/tun", Err: err}
+		return nil, "", &os.PathError{Op: "open", Path: "/dev/net/tun", Err: err}
 	}
-	req, err := unix.NewIfreq(name)
+	if name, err = attachTap(fd, pattern); err != nil {
+		_ = unix.Close(fd)
+		return nil, "", err
+	}
+	return os.NewFile(uintptr(fd), name), name, nil
+}
+
+// attachTap gives an open /dev/net/tun its tap.
+func attachTap(fd int, pattern string) (name string, err error) {
+	req, err := unix.NewIfreq(pattern)
 	if err == nil {
 		req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
 		err = os.NewSyscallError("TUNSETIFF", unix.IoctlIfreq(fd, unix.TUNSETIFF, req))
@@ -113,8 +128,7 @@ func OpenTap(name string) (*os.File, error) {
 		err = os.NewSyscallError("TUNSETPERSIST", unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 0))
 	}
 	if err != nil {
-		_ = unix.Close(fd)
-		return nil, err
+		return "", err
 	}
-	return os.NewFile(uintptr(fd), name), nil
+	return req.Name(), nil
 }

@@ -23,6 +23,7 @@ type monitor struct {
 	control *os.File
 	pidfd   *os.File
 	gone    atomic.Bool // it has ended
+	ended   chan struct{}
 }
 
 // take returns a monitor that waits for its orders: a spare one, or a new one.
@@ -41,6 +42,9 @@ func (d *Driver) take(id model.ID) (*monitor, error) {
 	return d.spawn(string(id))
 }
 
+// placeholder is as long as an id, which takes its place.
+func placeholder(name string) string { return name + strings.Repeat(" ", max(0, 64-len(name))) }
+
 // refill makes spare monitors, a little later.
 func (d *Driver) refill() {
 	d.mu.Lock()
@@ -58,8 +62,7 @@ func (d *Driver) refill() {
 				return
 			}
 			d.mu.Unlock()
-			// As long as an id, which takes its place.
-			m, err := d.spawn("spare" + strings.Repeat(" ", 59))
+			m, err := d.spawn(placeholder("spare"))
 			d.mu.Lock()
 			if err != nil { // tried again after the next start
 				d.refilling = false
@@ -118,7 +121,7 @@ func (d *Driver) spawn(name string) (*monitor, error) {
 		return nil, err
 	}
 	_ = unix.SetNonblock(pair[0], true)
-	m := &monitor{control: os.NewFile(uintptr(pair[0]), "control")}
+	m := &monitor{control: os.NewFile(uintptr(pair[0]), "control"), ended: make(chan struct{})}
 	if pidfd < 0 {
 		return nil, errors.Join(errors.New("this kernel gives no pidfd: Linux 5.10 or newer is needed"), m.control.Close())
 	}
@@ -157,6 +160,7 @@ func (d *Driver) order(id model.ID, m *monitor, frame []byte, files []File) erro
 // lives. It holds no thread.
 func (m *monitor) reap() {
 	defer m.pidfd.Close()
+	defer close(m.ended)
 	defer m.gone.Store(true)
 	rc, err := m.pidfd.SyscallConn()
 	if err != nil {

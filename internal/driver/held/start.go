@@ -48,7 +48,12 @@ func (d *Driver) Begin(ctx context.Context, b *model.Bundle, sb driver.Sandbox) 
 
 // BeginWhen is StartWhen of driver.Early. The monitor makes the container
 // while ready is awaited; nil: there is nothing to wait for.
-func (d *Driver) BeginWhen(ctx context.Context, b *model.Bundle, sb driver.Sandbox, ready func(context.Context) error) (_ *Instance, err error) {
+func (d *Driver) BeginWhen(ctx context.Context, b *model.Bundle, sb driver.Sandbox, ready func(context.Context) error) (*Instance, error) {
+	return d.begin(ctx, b, sb, ready, d.take)
+}
+
+// begin is BeginWhen with a monitor that take returns.
+func (d *Driver) begin(ctx context.Context, b *model.Bundle, sb driver.Sandbox, ready func(context.Context) error, take func(model.ID) (*monitor, error)) (_ *Instance, err error) {
 	s, ok := sb.(*sandbox)
 	if !ok {
 		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("sandbox %T is another driver's", sb))
@@ -70,7 +75,7 @@ func (d *Driver) BeginWhen(ctx context.Context, b *model.Bundle, sb driver.Sandb
 	if err := d.makeDir(b.ID); err != nil {
 		return nil, err
 	}
-	m, err := d.take(b.ID)
+	m, err := take(b.ID)
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", d.program(), err)
 	}
