@@ -26,6 +26,7 @@ type hardware struct {
 	memory                 int64  // bytes
 	kernel, initrd         string // inside its container
 	hostKernel, hostInitrd string
+	lateInitrd             string // of a template and its clones
 	commandLine            string
 	taps                   []tap // at most maxNics
 	noTaps                 bool  // the host has none: then only instances without a network come here
@@ -132,7 +133,12 @@ func (h *hardware) command() (args []string, files []vmmapi.File) {
 	for i, s := range h.shares {
 		id := "share" + strconv.Itoa(i)
 		add("-chardev", "socket,id="+id+",fd="+open(vmmapi.File{Kind: vmmapi.FileShare, Name: s}))
-		add("-device", fmt.Sprintf("vhost-user-fs-device,chardev=%s,tag=%s,queue-size=1024", id, s))
+		if h.mode != clone { // it gets it later
+			add("-device", fmt.Sprintf("vhost-user-fs-device,chardev=%s,tag=%s,queue-size=%d", id, s, shareQueue))
+		}
+	}
+	if h.mode == clone && len(h.shares) > 0 {
+		add("-device", fmt.Sprintf("virtio-scsi-device,id=%s,bus=%s", vmmapi.Plugger, vmmapi.Slot(len(h.shares))))
 	}
 	add("-device", "virtio-rng-device", "-device", "virtio-balloon-device,deflate-on-oom=on,free-page-reporting="+onOff(h.mode == cold))
 	return args, files
@@ -167,14 +173,14 @@ const cloneState = vmmapi.FirstFile + 1
 
 // memoryArgs gives the machine its memory. A clone's is the template's, each
 // page until it is written to; pages cannot be given back then, because that
-// would punch holes into the template.
+// would punch holes into the template. One with shares has a copy.
 func (h *hardware) memoryArgs(add func(...string), open func(vmmapi.File) string, memory string) {
 	if h.mode == cold {
 		add("-object", "memory-backend-memfd,id=ram,share=on,size="+memory)
 		return
 	}
 	at := "/proc/self/fd/" + open(vmmapi.File{Kind: vmmapi.FileGiven, Name: ramFile})
-	add("-object", fmt.Sprintf("memory-backend-file,id=ram,share=%s,mem-path=%s,size=%s", onOff(h.mode == template), at, memory))
+	add("-object", fmt.Sprintf("memory-backend-file,id=ram,share=%s,mem-path=%s,size=%s", onOff(h.mode == template || len(h.shares) > 0), at, memory))
 	if h.mode == clone {
 		open(vmmapi.File{Kind: vmmapi.FileGiven, Name: stateFile}) // the second one: see cloneState
 		add("-incoming", "defer")

@@ -1,11 +1,13 @@
 package qemu
 
 import (
+	"encoding/json"
 	"flag"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -30,10 +32,17 @@ func example(m mode) *hardware {
 	return h
 }
 
+// sharing is a clone with shares.
+func sharing(names ...string) *hardware {
+	h := example(clone)
+	h.shares = names
+	return h
+}
+
 // The command lines of the three modes, with the descriptors that they name.
 func TestCommand(t *testing.T) {
-	for m, name := range map[mode]string{cold: "cold", template: "template", clone: "clone"} {
-		args, files := example(m).command()
+	for name, h := range map[string]*hardware{"cold": example(cold), "template": example(template), "clone": example(clone), "shares": sharing("share0", "share1")} {
+		args, files := h.command()
 		var b strings.Builder
 		for _, a := range args {
 			if strings.HasPrefix(a, "-") {
@@ -76,8 +85,33 @@ func TestTemplateLikeClone(t *testing.T) {
 	if d := cmp.Diff(devices(template), devices(clone)); d != "" {
 		t.Error(d)
 	}
-	if example(cold).key() != "" {
-		t.Error("a machine with shares has a template")
+	if example(clone).key() == "" || example(clone).key() != sharing("share0").key() {
+		t.Error("a machine with shares has another template")
+	}
+}
+
+// Shares of a clone are plugged into the slots that its template's kernel knows
+// of, as many as its devices leave free; one more is taken meanwhile.
+func TestLate(t *testing.T) {
+	names := make([]string, 15)
+	for i := range names {
+		names[i] = "share" + strconv.Itoa(i)
+	}
+	for n, room := range map[int]bool{1: true, 14: true, 15: false} {
+		if h := sharing(names[:n]...); h.roomForLate() != room || len(h.late()) != n {
+			t.Errorf("%d shares: room %v", n, !room)
+		}
+	}
+	h := sharing("share0", "share1")
+	h.disks = append(h.disks, make([]disk, 13)...)
+	if h.roomForLate() {
+		t.Error("13 more disks leave room for two shares and the adapter")
+	}
+	for i, l := range h.late() {
+		var d map[string]any
+		if err := json.Unmarshal(l.Device, &d); err != nil || l.Slot != i || d["tag"] != names[i] || d["chardev"] != names[i] {
+			t.Errorf("%d: %s %v", l.Slot, l.Device, err)
+		}
 	}
 }
 

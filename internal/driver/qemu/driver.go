@@ -100,7 +100,7 @@ func New(o Options) (*Driver, error) {
 	d := &Driver{Driver: h, m: m}
 	d.helpers.d = d
 	m.templates.d, m.templates.off = d, o.NoTemplates
-	m.templates.byKey, m.templates.failed, m.templates.uses = map[string]*ready{}, map[string]int{}, map[model.ID]string{}
+	m.templates.byKey, m.templates.failed, m.templates.uses = map[string]*ready{}, map[string]int{}, map[model.ID]use{}
 	m.templates.wanted = map[model.ID]want{}
 	return d, nil
 }

@@ -125,7 +125,7 @@ func (m *machines) Prepare(ctx context.Context, b *model.Bundle, cgroup string) 
 	out.Files = opened
 	c := cage{root: m.root, ids: m.ids(b), cgroup: cgroup, name: b.ID.Short(), args: args, user: cageUser,
 		resources: hostResources(b.Spec.Linux.Resources, h.memory),
-		binds:     []specs.Mount{bindFile(h.hostKernel, h.kernel), bindFile(h.hostInitrd, h.initrd)}}
+		binds:     []specs.Mount{bindFile(h.hostKernel, h.kernel), bindFile(h.initrdFile(), h.initrd)}}
 	if h.accel == "kvm" {
 		c.devices = []specs.LinuxDevice{kvmDevice()}
 	}
@@ -208,7 +208,7 @@ func (m *machines) hardware(ctx context.Context, b *model.Bundle) (*hardware, er
 	if err != nil {
 		return nil, err
 	}
-	h.hostKernel, h.hostInitrd, h.digest = img.Vmlinux, img.Initrd, img.Digest
+	h.hostKernel, h.hostInitrd, h.lateInitrd, h.digest = img.Vmlinux, img.Initrd, img.Template, img.Digest
 	line := boot.Line{Debug: m.o.Debug}
 	if h.accel != "kvm" {
 		line.TSCKHz = boot.TSCKHz()

@@ -12,6 +12,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"wharf/internal/driver/qemu/boot"
 	"wharf/internal/model"
 	"wharf/internal/vmm/vmmapi"
 )
@@ -51,6 +52,35 @@ func (m *machines) shares(b *model.Bundle, list []share, cgroup string) ([]vmmap
 		out = append(out, vmmapi.Share{Name: s.name, Prepared: *p})
 	}
 	return out, nil
+}
+
+// shareQueue is how many requests a share's queue takes.
+const shareQueue = 1024
+
+// late are the shares of a clone: each is plugged into a slot, from the first
+// one on.
+func (h *hardware) late() []vmmapi.Late {
+	var out []vmmapi.Late
+	for i, s := range h.shares {
+		device := fmt.Appendf(nil, `{"driver":"vhost-user-fs-device","id":"fs%d","chardev":"share%d","tag":"%s","queue-size":%d}`, i, i, s, shareQueue)
+		out = append(out, vmmapi.Late{Slot: i, Device: device})
+	}
+	return out
+}
+
+// roomForLate says whether all shares, and for a moment one device more, have
+// slots that the template's kernel knows of and its devices leave free.
+func (h *hardware) roomForLate() bool {
+	free := slots - ownDevices - len(h.disks) - len(h.taps)
+	return len(h.shares) < min(free, boot.LateSlots)
+}
+
+// initrdFile is the initramfs on the host.
+func (h *hardware) initrdFile() string {
+	if h.mode == cold {
+		return h.hostInitrd
+	}
+	return h.lateInitrd
 }
 
 // mostFiles is how many open files a share's server gets where the host lets

@@ -45,11 +45,17 @@ type templates struct {
 	mu     sync.Mutex
 	byKey  map[string]*ready
 	making bool
-	give   context.CancelFunc  // gives up what is being made
-	given  chan struct{}       // closed when that has ended
-	failed map[string]int      // how often a key's template could not be made, or not be used
-	uses   map[model.ID]string // who was started from what
-	wanted map[model.ID]want   // who is being started cold for want of a template
+	give   context.CancelFunc // gives up what is being made
+	given  chan struct{}      // closed when that has ended
+	failed map[string]int     // how often a key's template could not be made, or not be used
+	uses   map[model.ID]use   // who was started from what
+	wanted map[model.ID]want  // who is being started cold for want of a template
+}
+
+// use is a clone's template.
+type use struct {
+	key    string
+	shares bool // it has some
 }
 
 // want is a template that there should be.
@@ -64,24 +70,32 @@ type ready struct {
 	used       time.Time
 	worked     bool // a clone of it has come up
 	bad        int  // how many after the last one that did have not
+	badShares  int  // the same of clones that share directories
 }
 
 // key is what machines have to have in common with their template: QEMU,
 // kernel, command line, processor, memory, devices. "" is a machine that can
 // have none.
 func (h *hardware) key() string {
-	if h.digest == "" || len(h.shares) > 0 {
-		return "" // a vhost-user device's state is elsewhere
+	if h.digest == "" {
+		return ""
 	}
 	st, err := os.Stat(h.binary)
 	if err != nil {
 		return ""
 	}
-	x := *h
-	x.mode = template
+	x := h.bare()
 	args, _ := x.command()
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d %d %q", h.digest, st.Size(), st.ModTime().UnixNano(), args))
 	return hex.EncodeToString(sum[:8])
+}
+
+// bare is the template's hardware. It has no shares: a vhost-user device's
+// state is elsewhere. A clone gets them when it has its state (vmmapi.Late).
+func (h *hardware) bare() *hardware {
+	x := *h
+	x.mode, x.shares = template, nil
+	return &x
 }
 
 // use makes h a clone if there is a template for it, and else has one made
@@ -90,30 +104,50 @@ func (t *templates) use(b *model.Bundle, h *hardware, out *vmmapi.Machine) ([]he
 	if h.mode == template { // of one that is being made
 		return t.files(b.ID, h, out)
 	}
+	ram, state, err := t.take(b.ID, h)
+	if ram == nil || err != nil {
+		return nil, err
+	}
+	if len(h.shares) > 0 {
+		from := ram
+		ram, err = copyMemory(from)
+		if err = errors.Join(err, from.Close()); err != nil {
+			return nil, errors.Join(fmt.Errorf("copy the template's memory: %w", err), state.Close())
+		}
+	}
+	h.mode, out.Incoming = clone, cloneState
+	out.Late = h.late()
+	out.Boot.Late = len(out.Late)
+	return []held.File{{Name: ramFile, File: ram}, {Name: stateFile, File: state}}, nil
+}
+
+// take opens the files of h's template for id; nil: there is none that it can
+// be a clone of.
+func (t *templates) take(id model.ID, h *hardware) (ram, state *os.File, err error) {
 	key := h.key()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.d == nil || t.off || key == "" {
-		return nil, nil
+		return nil, nil, nil
 	}
 	r := t.byKey[key]
 	if r == nil {
-		x := *h
-		t.wanted[b.ID] = want{key, &x}
-		return nil, nil
+		t.wanted[id] = want{key, h.bare()}
+		return nil, nil, nil
 	}
-	ram, err := reopen(r.ram, os.O_RDWR)
-	if err != nil {
-		return nil, err
+	if len(h.shares) > 0 && (!h.roomForLate() || r.badShares >= mostBad) {
+		slog.Info("a machine starts cold: its shares cannot be plugged into a clone", "room", "vm", "id", id, "shares", len(h.shares), "failed", r.badShares)
+		return nil, nil, nil
 	}
-	state, err := reopen(r.state, os.O_RDONLY) // its own position
-	if err != nil {
-		return nil, errors.Join(err, ram.Close())
+	if ram, err = reopen(r.ram, os.O_RDWR); err != nil {
+		return nil, nil, err
+	}
+	if state, err = reopen(r.state, os.O_RDONLY); err != nil { // its own position
+		return nil, nil, errors.Join(err, ram.Close())
 	}
 	r.used = time.Now()
-	h.mode, out.Incoming = clone, cloneState
-	t.uses[b.ID] = key
-	return []held.File{{Name: ramFile, File: ram}, {Name: stateFile, File: state}}, nil
+	t.uses[id] = use{key, len(h.shares) > 0}
+	return ram, state, nil
 }
 
 // reopen opens what f is anew: with a position of its own.
@@ -184,9 +218,7 @@ func (t *templates) make(key string, h *hardware) {
 
 // boot makes the template in a cage like any machine's.
 func (t *templates) boot(ctx context.Context, key string, h *hardware) (_ *ready, err error) {
-	x := *h
-	x.mode = template
-	m := &making{h: &x}
+	m := &making{h: h.bare()}
 	if m.ram, err = memfd("wharf-template-ram"); err != nil {
 		return nil, err
 	}
@@ -284,18 +316,25 @@ func (t *templates) started(id model.ID, err error) (again bool) {
 			time.AfterFunc(templateDelay, func() { t.make(w.key, w.h) })
 		}
 	}
-	key, ok := t.uses[id]
+	u, ok := t.uses[id]
 	delete(t.uses, id)
 	if !ok {
 		return false
 	}
-	r := t.byKey[key]
+	key, r := u.key, t.byKey[u.key]
 	if err == nil {
 		t.failed[key] = 0
 		if r != nil {
 			r.worked, r.bad = true, 0
 		}
+		if r != nil && u.shares {
+			r.badShares = 0
+		}
 		return false
+	}
+	if u.shares && r != nil { // without them it may well be good
+		r.badShares++
+		return true
 	}
 	if r != nil && r.worked && r.bad < mostBad {
 		r.bad++ // a busy host, rather

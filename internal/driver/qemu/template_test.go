@@ -33,9 +33,9 @@ func TestTemplateFails(t *testing.T) {
 				return f
 			}
 			ts := &templates{byKey: map[string]*ready{"k": {ram: file(), state: file()}}, failed: map[string]int{},
-				uses: map[model.ID]string{}, wanted: map[model.ID]want{}}
+				uses: map[model.ID]use{}, wanted: map[model.ID]want{}}
 			for _, err := range c.starts {
-				ts.uses["i"] = "k"
+				ts.uses["i"] = use{key: "k"}
 				if again := ts.started("i", err); again != (err != nil) {
 					t.Errorf("%v: started cold again: %v", err, again)
 				}
