@@ -24,7 +24,7 @@ func TestHungBoot(t *testing.T) {
 	d.m.o.NoTemplates, d.m.templates.off = true, true
 	d.m.o.BootTime = 10 * time.Second
 	b := bundle(t, "/bin/true")
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	sb, err := d.Sandbox(ctx, b)
 	if err != nil {

@@ -64,9 +64,14 @@ func TestVerdicts(t *testing.T) {
 		"kvm really": {OnlyKVM, "/dev/null", "echo kvm works", KVM, "", false},
 	} {
 		t.Run(name, func(t *testing.T) {
+			// Written while nobody forks: a child between fork and exec would
+			// have it open for writing, and it could not be executed.
+			p := prober(t, c.mode, c.device, script(t, c.script))
+			if name != "hangs" {
+				p.patience = time.Minute
+			}
 			t.Parallel()
 			began := time.Now()
-			p := prober(t, c.mode, c.device, script(t, c.script))
 			accel, why, err := p.Accel(context.Background())
 			if c.fails {
 				if !errors.Is(err, errdefs.ErrUnavailable) {
@@ -77,7 +82,7 @@ func TestVerdicts(t *testing.T) {
 			if err != nil || accel != c.accel || !strings.Contains(why, c.why) {
 				t.Errorf("%q, %q, %v", accel, why, err)
 			}
-			if took := time.Since(began); took > 4*patience {
+			if took := time.Since(began); took > 2*time.Minute {
 				t.Errorf("took %v", took)
 			}
 		})
