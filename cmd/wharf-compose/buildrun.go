@@ -30,7 +30,8 @@ func (o *buildOptions) run(ctx context.Context, dockerCLI command.Cli) error {
 	case o.call != "build" && o.call != "check" && o.call != "outline" && o.call != "targets":
 		return fmt.Errorf("--call %q: use build, check, outline or targets", o.call)
 	}
-	c, err := connect(ctx, dockerCLI)
+	var quick quickSession
+	c, err := connect(ctx, dockerCLI, &quick)
 	if err != nil {
 		return err
 	}
@@ -40,6 +41,7 @@ func (o *buildOptions) run(ctx context.Context, dockerCLI command.Cli) error {
 		return err
 	}
 	defer clean()
+	opt.Session = append(opt.Session, &quick)
 	if o.call != "build" {
 		return o.ask(ctx, c, opt, dockerCLI.Out())
 	}
@@ -53,18 +55,19 @@ func (o *buildOptions) run(ctx context.Context, dockerCLI command.Cli) error {
 }
 
 // connect speaks BuildKit's API through the engine's socket.
-func connect(ctx context.Context, dockerCLI command.Cli) (*client.Client, error) {
+func connect(ctx context.Context, dockerCLI command.Cli, quick *quickSession) (*client.Client, error) {
 	engine := dockerCLI.Client()
 	if _, err := engine.Ping(ctx, engineapi.PingOptions{}); err != nil {
 		return nil, err
+	}
+	quick.dial = func(ctx context.Context, proto string, meta map[string][]string) (net.Conn, error) {
+		return engine.DialHijack(ctx, "/session", proto, meta)
 	}
 	return client.New(ctx, "",
 		client.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 			return engine.DialHijack(ctx, "/grpc", "h2c", nil)
 		}),
-		client.WithSessionDialer(func(ctx context.Context, proto string, meta map[string][]string) (net.Conn, error) {
-			return engine.DialHijack(ctx, "/session", proto, meta)
-		}))
+		client.WithSessionDialer(quick.Dial))
 }
 
 // show runs a build with its progress on stderr.
