@@ -169,7 +169,7 @@ func newClient(t *testing.T, path string, opts ...client.Opt) *client.Client {
 func noLeak(t *testing.T) {
 	t.Helper()
 	var stacks string
-	for range 100 {
+	for range 1000 {
 		buf := make([]byte, 1<<20)
 		stacks = string(buf[:runtime.Stack(buf, true)])
 		if !strings.Contains(stacks, "dockerapi.(*session)") && !strings.Contains(stacks, "dockerapi.(*pump)") &&
@@ -185,7 +185,7 @@ func waitFor(t *testing.T, what string, ch <-chan struct{}) {
 	t.Helper()
 	select {
 	case <-ch:
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatalf("%s: did not happen", what)
 	}
 }

@@ -24,7 +24,7 @@ func TestClockIsPutRight(t *testing.T) {
 	for name, c := range map[string]struct {
 		off time.Duration
 		set bool
-	}{"right": {0, false}, "slow": {-time.Second, true}, "fast": {time.Hour, true}, "a little": {100 * time.Millisecond, false}} {
+	}{"right": {0, false}, "slow": {-time.Minute, true}, "fast": {time.Hour, true}, "a little": {100 * time.Millisecond, false}} {
 		t.Run(name, func(t *testing.T) {
 			var set atomic.Int64
 			m := talksTo(t, func(s net.Conn, q guestapi.Request) {
@@ -38,7 +38,7 @@ func TestClockIsPutRight(t *testing.T) {
 				t.Fatal(err)
 			}
 			got := time.Unix(0, set.Load())
-			if c.set != (set.Load() != 0) || c.set && time.Since(got).Abs() > 10*time.Second {
+			if c.set != (set.Load() != 0) || c.set && time.Since(got).Abs() > time.Minute {
 				t.Errorf("set to %v", got)
 			}
 		})

@@ -77,10 +77,14 @@ func TestHostileAnswers(t *testing.T) {
 				}
 				_ = guestapi.WriteJSON(s, guestapi.ReplyFrame, guestapi.Reply{Pid: 7})
 			})
+			limit := time.Minute
+			if name == "never answers" || name == "answers late" {
+				limit = 300 * time.Millisecond
+			}
 			began := time.Now()
-			_, err := m.ask(300*time.Millisecond, guestapi.Request{Op: guestapi.OpState})
+			_, err := m.ask(limit, guestapi.Request{Op: guestapi.OpState})
 			var f *monitorapi.Failed
-			if took := time.Since(began); err == nil || took > 10*time.Second {
+			if took := time.Since(began); err == nil || took > time.Minute {
 				t.Fatalf("%v after %v", err, took)
 			}
 			if c.frame != errors.Is(err, guestapi.ErrFrame) || errors.As(err, &f) && f.Kind != c.kind || f == nil && c.kind != "" {
@@ -89,7 +93,7 @@ func TestHostileAnswers(t *testing.T) {
 			if len(err.Error()) > 5000 || strings.ContainsRune(err.Error(), 0x1b) {
 				t.Errorf("an error of %d bytes", len(err.Error()))
 			}
-			if r, err := m.ask(10*time.Second, guestapi.Request{Op: guestapi.OpState}); err != nil || r.Pid != 7 {
+			if r, err := m.ask(time.Minute, guestapi.Request{Op: guestapi.OpState}); err != nil || r.Pid != 7 {
 				t.Errorf("the next one: %+v %v", r, err)
 			}
 		})

@@ -115,7 +115,7 @@ func TestQueue(t *testing.T) {
 		if asked.Load() < 2 {
 			t.Error("the queue took everything without asking")
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the queue did not let the end through")
 	}
 	q.close(func() { _ = w.Close() })

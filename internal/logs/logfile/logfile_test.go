@@ -153,7 +153,7 @@ func TestNonBlocking(t *testing.T) {
 	for range 5000 {
 		l.Write(Stdout, []byte("some words\n"))
 	}
-	if d := time.Since(begin); d > 2*time.Second {
+	if d := time.Since(begin); d > time.Minute {
 		t.Errorf("writing took %v", d)
 	}
 	if s := l.State(); s.LostLines == 0 {
@@ -179,7 +179,7 @@ func TestSyslog(t *testing.T) {
 			"syslog-address": "udp://" + conn.LocalAddr().String(), "syslog-format": c.format, "syslog-facility": "local0"}})
 		l.Write(Stdout, []byte("hello\n"))
 		buf := make([]byte, 1000)
-		_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+		_ = conn.SetReadDeadline(time.Now().Add(time.Minute))
 		n, _, err := conn.ReadFrom(buf)
 		if err != nil || !regexp.MustCompile(c.want).Match(buf[:n]) {
 			t.Errorf("%s: %q %v", c.format, buf[:n], err)
@@ -246,7 +246,7 @@ func TestShipper(t *testing.T) {
 	p.Logger = script("read plan; echo \"$plan\" >>" + dir + "/plans; echo ok; [ $(wc -l <" + dir + "/plans) = 1 ] && exit; cat; echo end >>" + dir + "/plans")
 	l := open(t, p)
 	lines := func(n int) string {
-		for range 500 {
+		for range 6000 {
 			b, _ := os.ReadFile(dir + "/plans")
 			if strings.Count(string(b), "\n") >= n {
 				return string(b)
@@ -281,7 +281,7 @@ func TestJournald(t *testing.T) {
 	defer l.Close()
 	next := func() string {
 		buf := make([]byte, 64<<10)
-		_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+		_ = conn.SetReadDeadline(time.Now().Add(time.Minute))
 		n, err := conn.Read(buf)
 		if err != nil {
 			t.Fatal(err)

@@ -142,7 +142,7 @@ func TestGoesOn(t *testing.T) {
 	time.AfterFunc(100*time.Millisecond, func() { // another process
 		_ = os.WriteFile(path+".sent", fmt.Appendf(nil, markForm, old.mark.at.UnixNano(), 1), 0o600)
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := old.run(ctx); err != nil || ctx.Err() != nil {
 		t.Errorf("%v", err)
