@@ -59,12 +59,14 @@ func probeIdmap(tmp string) (idmap, over error) {
 	}
 	defer userns.Close()
 	var paths []string
+	var clones []int
 	for _, d := range []string{"lower", "mapped"} {
 		fd, err := idmapped(filepath.Join(tmp, d), int(userns.Fd()))
 		if err != nil {
 			return err, nil
 		}
 		defer unix.Close(fd)
+		clones = append(clones, fd)
 		paths = append(paths, fmt.Sprintf("/proc/self/fd/%d", fd))
 	}
 	onOwnThread(func() {
@@ -73,8 +75,31 @@ func probeIdmap(tmp string) (idmap, over error) {
 		if over = becomeFSUser(probeBase); over == nil {
 			over = overlay(paths[0], paths[1])
 		}
+		if errors.Is(over, unix.EINVAL) {
+			if over = attach(clones); over == nil {
+				over = overlay(paths[0], paths[1])
+			}
+		}
 	})
 	return nil, over
+}
+
+// attach puts detached mounts into a mount namespace of this thread's own, as
+// the runtime does: before Linux 6.15 overlay takes no layer from a mount that
+// is attached nowhere. The thread has to end after it.
+func attach(clones []int) error {
+	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("mount namespace: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("make / private: %w", err)
+	}
+	for _, fd := range clones { // on top of the root: who stands in it does not see them
+		if err := unix.MoveMount(fd, "", unix.AT_FDCWD, "/", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+			return fmt.Errorf("attach: %w", err)
+		}
+	}
+	return nil
 }
 
 // overlay makes an overlay of lower and dir's upper and work, and drops it.

@@ -3,6 +3,7 @@ package qemu
 import (
 	"os"
 	"path/filepath"
+	"slices"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -31,14 +32,26 @@ type cage struct {
 	devices []specs.LinuxDevice
 }
 
+// Where QEMU finds what it boots.
+const (
+	cageKernel = "/vm/vmlinux"
+	cageInitrd = "/vm/initrd"
+)
+
 // systemDirs are where a host keeps programs and libraries. On most hosts all
 // but /usr are links into it.
 var systemDirs = []string{"/usr", "/lib", "/lib64", "/bin", "/sbin"}
 
 // makeCageRoot makes the directory that is every cage's root.
 func makeCageRoot(dir string) error {
-	for _, d := range []string{"dev", "proc", "tmp", "vm", "usr", "etc"} {
+	for _, d := range []string{"dev", "proc", "tmp", "vm", "usr", "etc", "share"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			return err
+		}
+	}
+	// A cage's root is not its user's: it can make no places in it.
+	for _, f := range []string{cageKernel, cageInitrd} {
+		if err := os.WriteFile(filepath.Join(dir, f), nil, 0o644); err != nil {
 			return err
 		}
 	}
@@ -107,7 +120,24 @@ func (c *cage) prepare() (*runtime.Prepared, error) {
 		return nil, err
 	}
 	b := &model.Bundle{ID: model.ID(filepath.Base(c.cgroup)), Spec: s, IDs: c.ids, Rootfs: model.Rootfs{Dir: c.root}}
-	return prepare.Container(b, c.cgroup, prepare.Options{SpecUser: true})
+	p, err := prepare.Container(b, c.cgroup, prepare.Options{SpecUser: true})
+	if err != nil {
+		return nil, err
+	}
+	c.unmap(p)
+	return p, nil
+}
+
+// unmap leaves the host's own files the host's: all but what a share's server
+// serves is there to be read. So a cage goes with file systems that cannot be
+// idmapped: /run before Linux 6.3, the root of a host that is a container.
+func (c *cage) unmap(p *runtime.Prepared) {
+	p.Root.IDMap = false
+	for i := range p.Mounts {
+		if m := &p.Mounts[i]; len(c.caps) == 0 || slices.Contains(systemDirs, m.Source) {
+			m.IDMap = false
+		}
+	}
 }
 
 // bindFile is a file of the host's for a cage.

@@ -38,7 +38,7 @@ func TestCages(t *testing.T) {
 	if err := makeCageRoot(root); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Mkdir(filepath.Join(root, "share"), 0o755); err != nil {
+	if err := os.WriteFile(filepath.Join(root, "vm/probe"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Symlink("/etc/shadow", filepath.Join(share, "link")); err != nil {
