@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -173,10 +174,11 @@ func TestMainSyslog(t *testing.T) {
 			if err != nil {
 				return
 			}
-			if l, err := bufio.NewReader(c).ReadString('\n'); err == nil {
+			l, err := bufio.NewReader(c).ReadString('\n')
+			_ = c.Close()
+			if err == nil {
 				lines <- l
 			}
-			_ = c.Close()
 		}
 	}()
 	path := written(t, t.TempDir(), "one\n")
@@ -187,7 +189,13 @@ func TestMainSyslog(t *testing.T) {
 	go func() { code <- Main(stdin, &out, &errs) }()
 	_, _ = life.Write(append(plan, '\n'))
 	got := <-lines
-	time.Sleep(100 * time.Millisecond) // the end of the connection has come
+	// The end of the connection has come: a line before that is lost.
+	stacks := make([]byte, 1<<20)
+	for end := time.Now().Add(time.Minute); strings.Contains(string(stacks[:runtime.Stack(stacks, true)]), "ship.watch("); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the end of the connection is not noticed")
+		}
+	}
 	l, err := logfile.Open(logfile.Plan{Driver: "local", Path: path})
 	if err != nil {
 		t.Fatal(err)
