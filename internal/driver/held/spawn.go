@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -22,7 +21,6 @@ const refillDelay = 20 * time.Millisecond
 type monitor struct {
 	control *os.File
 	pidfd   *os.File
-	gone    atomic.Bool // it has ended
 	ended   chan struct{}
 }
 
@@ -32,7 +30,7 @@ func (d *Driver) take(id model.ID) (*monitor, error) {
 	for len(d.spare) > 0 {
 		m := d.spare[0]
 		d.spare = d.spare[1:]
-		if !m.gone.Load() {
+		if m.alive() {
 			d.mu.Unlock()
 			return m, nil
 		}
@@ -161,7 +159,6 @@ func (d *Driver) order(id model.ID, m *monitor, frame []byte, files []File) erro
 func (m *monitor) reap() {
 	defer m.pidfd.Close()
 	defer close(m.ended)
-	defer m.gone.Store(true)
 	rc, err := m.pidfd.SyscallConn()
 	if err != nil {
 		return
@@ -174,6 +171,21 @@ func (m *monitor) reap() {
 			}
 		}
 	})
+}
+
+// alive asks the kernel: reap knows a moment after the end, and a start given
+// to a monitor that has ended fails.
+func (m *monitor) alive() bool {
+	rc, err := m.pidfd.SyscallConn()
+	if err != nil {
+		return false
+	}
+	over := false
+	err = rc.Control(func(fd uintptr) {
+		n, _ := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		over = n > 0
+	})
+	return err == nil && !over // an error: reaped
 }
 
 // kill ends the monitor and lets go of it.

@@ -317,8 +317,7 @@ func TestSpares(t *testing.T) {
 	for k := range 3 {
 		spare := waitSpare(t, true)
 		if k == 1 {
-			_ = unix.Kill(spare, unix.SIGKILL)
-			waitSpare(t, false)
+			killed(t, spare)
 		}
 		b := m.New(t, "/bin/sleep", "100")
 		sb, err := d.Sandbox(context.Background(), b)
@@ -342,6 +341,25 @@ func TestSpares(t *testing.T) {
 		t.Error(err)
 	}
 	waitSpare(t, false)
+}
+
+// killed kills a process and waits for its end, as the kernel tells it.
+func killed(t *testing.T, pid int) {
+	t.Helper()
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(patience); time.Now().Before(end); {
+		if n, _ := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 1000); n > 0 {
+			return
+		}
+	}
+	t.Fatalf("process %d does not end", pid)
 }
 
 // waitSpare waits until this process has a spare monitor, or none.
