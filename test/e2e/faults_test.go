@@ -333,6 +333,7 @@ func fullDaemon(t *testing.T, size string) *scene {
 	if notHere != "" {
 		t.Skip(notHere)
 	}
+	skipOnMachines(t)
 	t.Parallel()
 	d, err := newDaemon("full")
 	if err != nil {
