@@ -211,7 +211,11 @@ func (p *Process) lost(err error) error {
 		return why
 	}
 	if err == io.EOF || err == io.ErrUnexpectedEOF {
-		return fmt.Errorf("the container's first stage ended unexpectedly (%s)", statusText(status))
+		hint := ""
+		if status.ExitStatus() == 2 { // Go's own end, which needs some threads
+			hint = "; a limit of processes (--pids-limit) may leave it too few"
+		}
+		return fmt.Errorf("the container's first stage ended unexpectedly (%s)%s", statusText(status), hint)
 	}
 	return err
 }
