@@ -41,7 +41,7 @@ func openMachines(c *config.Config) (*qemu.Driver, error) {
 		c.VM = false
 		return nil, nil
 	}
-	p, err := accel.New(accel.Options{Mode: c.VMAccelerator, Helper: c.VMHolder, Dir: c.ExecRoot})
+	p, err := accel.New(accelOptions(c))
 	if err != nil {
 		return nil, err
 	}
@@ -63,6 +63,25 @@ func openMachines(c *config.Config) (*qemu.Driver, error) {
 		Accel:  p.Accel,
 		Memory: int64(c.VMMemory), IDs: model.IDRange{Host: c.IDBase, Size: 65536}, Debug: c.VMDebug, NoTemplates: !c.VMTemplates,
 	})
+}
+
+// ready is how many machines are kept ready. They are clones.
+func ready(c *config.Config) int {
+	if !c.VMTemplates {
+		return 0
+	}
+	return c.VMReady
+}
+
+// accelOptions say how KVM is tried: where machines are given more time to come
+// up, the test of it has more time as well.
+func accelOptions(c *config.Config) accel.Options {
+	const usual = 30 * time.Second // with KVM
+	o := accel.Options{Mode: c.VMAccelerator, Helper: c.VMHolder, Dir: c.ExecRoot}
+	if t, err := c.BootTime(); err == nil {
+		o.Slower = float64(t) / float64(usual)
+	}
+	return o
 }
 
 // deadline is how long a verb may take once it has begun; 0 is the usual time. A

@@ -59,7 +59,7 @@ func vmKernel(c *config.Config) host.Item {
 
 func vmAccelerator(ctx context.Context, c *config.Config) host.Item {
 	i := host.Item{Name: "vm accelerator", State: host.OK, Optional: true}
-	p, err := accel.New(accel.Options{Mode: c.VMAccelerator, Helper: c.VMHolder, Dir: c.ExecRoot})
+	p, err := accel.New(accelOptions(c))
 	var how, why string
 	if err == nil {
 		how, why, err = p.Accel(ctx)

@@ -99,7 +99,7 @@ type Config struct {
 	VMAccelerator    string   `json:"vm-accelerator" flag:"vm-accelerator" help:"auto, kvm (never emulate) or tcg (always emulate)"`
 	VMMemory         Size     `json:"vm-memory" flag:"vm-memory" help:"memory of a virtual machine without --memory"`
 	VMBalloon        string   `json:"vm-balloon" flag:"vm-balloon" help:"how little of the host's memory may be available before virtual machines are asked for what they do not need: a part of it (10%), a size, or off"`
-	VMBootTime       string   `json:"vm-boot-time" flag:"vm-boot-time" help:"how long a virtual machine may take to come up; auto: 30s with KVM, 110s emulated"`
+	VMBootTime       string   `json:"vm-boot-time" flag:"vm-boot-time" help:"how long a virtual machine may take to come up; auto: 30s with KVM, 110s emulated. More than 30s gives the test of KVM more time, too"`
 	VMKernel         string   `json:"vm-kernel" flag:"vm-kernel" help:"kernel of virtual machines: a bzImage or vmlinux"`
 	VMModules        string   `json:"vm-modules" flag:"vm-modules" help:"directory of that kernel's modules"`
 	VMQemu           string   `json:"vm-qemu" flag:"vm-qemu" help:"path of qemu-system-x86_64"`
@@ -107,6 +107,7 @@ type Config struct {
 	VMHolder         string   `json:"vm-holder" flag:"vm-holder" help:"path of wharf-vmm"`
 	VMGuest          string   `json:"vm-guest" flag:"vm-guest" help:"path of wharf-guest"`
 	VMTemplates      bool     `json:"vm-templates" flag:"vm-templates" help:"keep booted machines in memory that others are cloned from"`
+	VMReady          int      `json:"vm-ready" flag:"vm-ready" help:"how many virtual machines are kept ready for the next start, behind the templates that were used last (1); 0 is none"`
 	VMDebug          bool     `json:"vm-debug" flag:"vm-debug" help:"virtual machines' kernels say more on their consoles"`
 
 	Builder Builder `json:"builder" flag:"-" help:"gc of the build cache (enabled, defaultReservedSpace, defaultMaxUsedSpace, defaultMinFreeSpace, policy), entitlements (network-host, security-insecure): docs/build.md"`
@@ -146,7 +147,7 @@ func Default() *Config {
 		DefaultShmSize: 64 << 20, DefaultIpcMode: "private", DefaultRuntime: "wharf", CgroupParent: "/wharf",
 		CDISpecDirs: []string{"/etc/cdi", "/var/run/cdi"},
 		IDBase:      1_000_000, MaxConcurrentDownloads: 3, MaxConcurrentUploads: 5, ImageGCAge: "0", ImageGCMark: "85%",
-		DefaultIsolation: "container", VM: true, VMTemplates: true, VMAccelerator: "auto", VMMemory: 512 << 20, VMBalloon: "10%", VMBootTime: "auto",
+		DefaultIsolation: "container", VM: true, VMTemplates: true, VMReady: 1, VMAccelerator: "auto", VMMemory: 512 << 20, VMBalloon: "10%", VMBootTime: "auto",
 		TrashMaxAge: "24h", TrashMaxSize: "10%", TrashMaxCount: 1000, TrashMinFree: "2%",
 		ShutdownTimeout: 15, LiveRestore: true,
 	}

@@ -13,12 +13,18 @@ import (
 // minVMMemory is what a kernel and the agent need to come up.
 const minVMMemory = 96 << 20
 
+// maxVMReady bounds how many are kept ready.
+const maxVMReady = 16
+
 func (c *Config) checkVM() error {
 	if err := oneOf("default-isolation", c.DefaultIsolation, "container", "vm"); err != nil {
 		return err
 	}
 	if err := oneOf("vm-accelerator", c.VMAccelerator, "auto", "kvm", "tcg"); err != nil {
 		return err
+	}
+	if c.VMReady < 0 || c.VMReady > maxVMReady {
+		return fmt.Errorf("invalid vm-ready %d: it is how many virtual machines are kept ready, 0 to %d; each has memory of its own", c.VMReady, maxVMReady)
 	}
 	if c.VMMemory < minVMMemory {
 		return fmt.Errorf("invalid vm-memory %d: a virtual machine needs %d MiB or more", c.VMMemory, minVMMemory>>20)

@@ -44,6 +44,9 @@ type Options struct {
 	Mode   string // Auto ("" too), OnlyKVM or OnlyEmule
 	Helper string // a program of ours whose main calls Main: wharf-vmm
 	Dir    string // below the exec root
+	// Slower is how many times longer than usual the test may take: a host on
+	// which machines are given more time to come up.
+	Slower float64
 }
 
 // Prober finds out once and remembers.
@@ -61,6 +64,7 @@ type Prober struct {
 type outcome struct {
 	Boot   string `json:"boot"`   // /proc/sys/kernel/random/boot_id
 	Device string `json:"device"` // what /dev/kvm looked like
+	Limit  string `json:"limit"`  // of the test
 	Works  bool   `json:"works"`
 	Why    string `json:"why"`
 }
@@ -69,7 +73,8 @@ type outcome struct {
 func New(o Options) (*Prober, error) {
 	switch o.Mode {
 	case "", Auto, OnlyKVM, OnlyEmule:
-		return &Prober{o: o, device: "/dev/kvm", testTime: testTime, patience: patience}, nil
+		slower := max(o.Slower, 1)
+		return &Prober{o: o, device: "/dev/kvm", testTime: time.Duration(slower * float64(testTime)), patience: time.Duration(slower * float64(patience))}, nil
 	}
 	return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("vm-accelerator %q: it has to be auto, kvm or tcg", o.Mode))
 }
@@ -99,8 +104,8 @@ func (p *Prober) outcome(ctx context.Context) (*outcome, error) {
 	if p.known != nil {
 		return p.known, nil
 	}
-	now := outcome{Boot: bootID(), Device: look(p.device)}
-	if old := p.read(); old != nil && old.Boot == now.Boot && old.Device == now.Device && now.Boot != "" {
+	now := outcome{Boot: bootID(), Device: look(p.device), Limit: p.testTime.String()}
+	if old := p.read(); old != nil && old.Boot == now.Boot && old.Device == now.Device && old.Limit == now.Limit && now.Boot != "" {
 		p.known = old
 		return old, nil
 	}

@@ -95,9 +95,13 @@ func TestRemembered(t *testing.T) {
 	if accel, _, err := p.Accel(context.Background()); err != nil || accel != KVM {
 		t.Fatalf("%q %v", accel, err)
 	}
-	next := &Prober{o: Options{Dir: p.o.Dir, Helper: "/nowhere"}, device: p.device}
+	next := &Prober{testTime: p.testTime, o: Options{Dir: p.o.Dir, Helper: "/nowhere"}, device: p.device}
 	if accel, why, err := next.Accel(context.Background()); err != nil || accel != KVM {
 		t.Errorf("%q %q %v", accel, why, err)
+	}
+	slower := &Prober{o: Options{Dir: p.o.Dir, Helper: script(t, "exit 1")}, device: "/dev/null", testTime: 2 * p.testTime, patience: p.patience}
+	if accel, _, err := slower.Accel(context.Background()); err != nil || accel != TCG {
+		t.Errorf("another limit: %q %v", accel, err)
 	}
 	other := &Prober{o: Options{Dir: p.o.Dir, Helper: "/nowhere"}, device: "/dev/zero"}
 	if accel, _, err := other.Accel(context.Background()); err != nil || accel != TCG {
