@@ -27,7 +27,7 @@ func (m *machine) plugLate() error {
 			return fmt.Errorf("plug a device into slot %d: %w", l.Slot, err)
 		}
 	}
-	own := m.spec.Late[len(m.spec.Late)-1].Slot + 1
+	const own = vmmapi.PluggerSlot
 	err := m.handle(own, true)
 	if err == nil {
 		_, err = m.qmp.run("device_del", object("id", vmmapi.Plugger))

@@ -55,17 +55,17 @@ func TestDiskMounts(t *testing.T) {
 // What has no slot is refused, in words that name the limit.
 func TestSlots(t *testing.T) {
 	h := &hardware{taps: make([]tap, maxNics)}
-	if err := h.fits(11); err != nil {
+	if err := h.fits(10); err != nil {
 		t.Error(err)
 	}
-	if err := h.fits(12); err == nil || !strings.Contains(err.Error(), "room for 11") {
+	if err := h.fits(11); err == nil || !strings.Contains(err.Error(), "room for 10") {
 		t.Error(err)
 	}
 	h = &hardware{taps: make([]tap, nics)}
-	if err := h.fits(15); err != nil {
+	if err := h.fits(14); err != nil {
 		t.Error(err)
 	}
-	if err := h.fits(16); err == nil || !strings.Contains(err.Error(), "room for 15") || !strings.Contains(err.Error(), "24 virtio-mmio slots, 9 of them") {
+	if err := h.fits(15); err == nil || !strings.Contains(err.Error(), "room for 14") || !strings.Contains(err.Error(), "23 virtio-mmio slots, 9 of them") {
 		t.Error(err)
 	}
 }

@@ -138,7 +138,7 @@ func (h *hardware) command() (args []string, files []vmmapi.File) {
 		}
 	}
 	if h.mode == clone && len(h.shares) > 0 {
-		add("-device", fmt.Sprintf("virtio-scsi-device,id=%s,bus=%s", vmmapi.Plugger, vmmapi.Slot(len(h.shares))))
+		add("-device", fmt.Sprintf("virtio-scsi-device,id=%s,bus=%s", vmmapi.Plugger, vmmapi.Slot(vmmapi.PluggerSlot)))
 	}
 	add("-device", "virtio-rng-device", "-device", "virtio-balloon-device,deflate-on-oom=on,free-page-reporting="+onOff(h.mode == cold))
 	return args, files

@@ -91,7 +91,7 @@ func TestTemplateLikeClone(t *testing.T) {
 }
 
 // Shares of a clone are plugged into the slots that its template's kernel knows
-// of, as many as its devices leave free; one more is taken meanwhile.
+// of, as many as its devices leave free.
 func TestLate(t *testing.T) {
 	names := make([]string, 15)
 	for i := range names {
@@ -103,13 +103,13 @@ func TestLate(t *testing.T) {
 		}
 	}
 	h := sharing("share0", "share1")
-	h.disks = append(h.disks, make([]disk, 13)...)
+	h.disks = append(h.disks, make([]disk, 13)...) // one too many
 	if h.roomForLate() {
-		t.Error("13 more disks leave room for two shares and the adapter")
+		t.Error("13 more disks leave room for two shares")
 	}
 	for i, l := range h.late() {
 		var d map[string]any
-		if err := json.Unmarshal(l.Device, &d); err != nil || l.Slot != i || d["tag"] != names[i] || d["chardev"] != names[i] {
+		if err := json.Unmarshal(l.Device, &d); err != nil || l.Slot != i+1 || d["tag"] != names[i] || d["chardev"] != names[i] {
 			t.Errorf("%d: %s %v", l.Slot, l.Device, err)
 		}
 	}

@@ -58,21 +58,21 @@ func (m *machines) shares(b *model.Bundle, list []share, cgroup string) ([]vmmap
 const shareQueue = 1024
 
 // late are the shares of a clone: each is plugged into a slot, from the first
-// one on.
+// one on that the template's kernel knows of.
 func (h *hardware) late() []vmmapi.Late {
 	var out []vmmapi.Late
 	for i, s := range h.shares {
 		device := fmt.Appendf(nil, `{"driver":"vhost-user-fs-device","id":"fs%d","chardev":"share%d","tag":"%s","queue-size":%d}`, i, i, s, shareQueue)
-		out = append(out, vmmapi.Late{Slot: i, Device: device})
+		out = append(out, vmmapi.Late{Slot: boot.LateSlot + i, Device: device})
 	}
 	return out
 }
 
-// roomForLate says whether all shares, and for a moment one device more, have
-// slots that the template's kernel knows of and its devices leave free.
+// roomForLate says whether all shares have slots that the template's kernel knows
+// of and its devices leave free.
 func (h *hardware) roomForLate() bool {
 	free := slots - ownDevices - len(h.disks) - len(h.taps)
-	return len(h.shares) < min(free, boot.LateSlots)
+	return len(h.shares) <= min(free, boot.LateSlots)
 }
 
 // initrdFile is the initramfs on the host.

@@ -50,6 +50,7 @@ type templates struct {
 	failed map[string]int     // how often a key's template could not be made, or not be used
 	uses   map[model.ID]use   // who was started from what
 	wanted map[model.ID]want  // who is being started cold for want of a template
+	again  map[model.ID]bool  // who has just failed as a clone, and starts cold
 }
 
 // use is a clone's template.
@@ -127,7 +128,9 @@ func (t *templates) take(id model.ID, h *hardware) (ram, state *os.File, err err
 	key := h.key()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.d == nil || t.off || key == "" {
+	again := t.again[id]
+	delete(t.again, id)
+	if t.d == nil || t.off || key == "" || again {
 		return nil, nil, nil
 	}
 	r := t.byKey[key]
@@ -332,6 +335,10 @@ func (t *templates) started(id model.ID, err error) (again bool) {
 		}
 		return false
 	}
+	if t.again == nil {
+		t.again = map[model.ID]bool{}
+	}
+	t.again[id] = true
 	if u.shares && r != nil { // without them it may well be good
 		r.badShares++
 		return true

@@ -79,8 +79,12 @@ type Late struct {
 }
 
 // Plugger is the id of a virtio-scsi-device, whose bus is lent to slots as
-// their hotplug handler. It is in the slot behind the last of Late.
-const Plugger = "plugger"
+// their hotplug handler. It never runs, so its slot is one whose interrupt gets
+// lost.
+const (
+	Plugger     = "plugger"
+	PluggerSlot = 0
+)
 
 // Slot is the bus of a virtio-mmio slot of microvm.
 func Slot(n int) string { return "virtio-mmio-bus." + strconv.Itoa(n) }

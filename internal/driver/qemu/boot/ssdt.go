@@ -8,11 +8,14 @@ import (
 	"github.com/u-root/u-root/pkg/cpio"
 )
 
-// LateSlots is how many virtio-mmio slots, from the first one on, a template's
-// kernel knows of although they are empty. QEMU names to the kernel those only
+// LateSlots is how many virtio-mmio slots, from LateSlot on, a template's kernel
+// knows of although they are empty. QEMU names to the kernel those only
 // that have a device when the machine begins, and fills them from the last one
 // down; what is plugged into a clone before it goes on is in the others.
-const LateSlots = 15
+const (
+	LateSlot  = 1 // interrupts of slot 0 get lost
+	LateSlots = 14
+)
 
 // Slots of QEMU's microvm: hw/i386/microvm.c, with a second IO-APIC.
 const (
@@ -46,11 +49,11 @@ const (
 	amlExtended, amlDevice                                   = 0x5b, 0x82
 )
 
-// ssdt is an ACPI table with the first n slots, as the machine's own table
+// ssdt is an ACPI table with n slots, as the machine's own table
 // describes those that have a device.
 func ssdt(n int) []byte {
 	body := []byte(`\_SB_`)
-	for i := range n {
+	for i := LateSlot; i < LateSlot+n; i++ {
 		body = append(body, slotDevice(i)...)
 	}
 	body = amlPackage([]byte{amlScope}, body)

@@ -13,7 +13,7 @@ import (
 )
 
 // The table of two slots, which iasl -d reads as two devices, with their
-// registers at 0xfeb00000 and 0xfeb00200, their interrupts 24 and 25.
+// registers at 0xfeb00200 and 0xfeb00400, their interrupts 25 and 26.
 func TestSSDT(t *testing.T) {
 	got := ssdt(2)
 	var sum byte
