@@ -289,6 +289,26 @@ func TestStopKills(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
+	// What the signal does not reach is killed all the same; or it hears a later one.
+	for name, c := range map[string]struct {
+		deaf, timeout int
+		want          []syscall.Signal
+	}{
+		"deaf":           {100, 0, []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL}},
+		"hears the next": {1, -1, []syscall.Signal{syscall.SIGTERM, syscall.SIGTERM}},
+	} {
+		w.onRun = func(i *fakeInstance) { i.deaf = c.deaf }
+		if err := e.Start(bg, id); err != nil {
+			t.Fatal(err)
+		}
+		i = w.instance(id)
+		if err := e.Stop(bg, id, model.StopRequest{Timeout: &c.timeout}); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if d := cmp.Diff(c.want, i.sent()); d != "" {
+			t.Errorf("%s: %s", name, d)
+		}
+	}
 	err := e.Kill(bg, "x", "USR1")
 	if want := "cannot kill container: x: container " + id + " is not running"; !errdefs.IsConflict(err) || err.Error() != want {
 		t.Errorf("kill: %v", err)

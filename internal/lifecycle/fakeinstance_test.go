@@ -23,6 +23,7 @@ type fakeInstance struct {
 	mu       sync.Mutex
 	pid      int
 	stubborn bool
+	deaf     int // so many signals but KILL do not arrive
 	signals  []syscall.Signal
 	exit     model.Exit
 	over     chan struct{}
@@ -70,6 +71,11 @@ func (i *fakeInstance) Wait(ctx context.Context) (model.Exit, error) {
 func (i *fakeInstance) Signal(_ context.Context, sig syscall.Signal) error {
 	i.mu.Lock()
 	i.signals = append(i.signals, sig)
+	if i.deaf > 0 && sig != syscall.SIGKILL {
+		i.deaf--
+		i.mu.Unlock()
+		return errdefs.ErrUnavailable.WithMessage("it stands still")
+	}
 	gone, ends := i.pid == 0, sig == syscall.SIGKILL || !i.stubborn
 	i.mu.Unlock()
 	if gone {

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 
 	"wharf/internal/model"
@@ -27,13 +28,16 @@ func (s stats) Stats(ctx context.Context, ref string, stream, oneShot bool, yiel
 	if err != nil {
 		return err
 	}
+	last, err := s.sample(ctx, e, nil)
+	if !stream && errdefs.IsUnavailable(err) { // who streams sees zeros until it answers
+		return err
+	}
 	if !stream && oneShot {
-		yield(s.sample(ctx, e, nil))
+		yield(last)
 		return nil
 	}
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	last := s.sample(ctx, e, nil)
 	if !stream && last.CPUStats.OnlineCPUs == 0 { // stopped: there is no rate to wait for
 		yield(last)
 		return nil
@@ -52,7 +56,7 @@ func (s stats) Stats(ctx context.Context, ref string, stream, oneShot bool, yiel
 		if e.isGone() {
 			return nil
 		}
-		now := s.sample(ctx, e, last)
+		now, _ := s.sample(ctx, e, last)
 		if !yield(now) || !stream {
 			return nil
 		}
@@ -60,12 +64,14 @@ func (s stats) Stats(ctx context.Context, ref string, stream, oneShot bool, yiel
 	}
 }
 
-// sample reads the counters now; zeros when the container does not run.
-func (s stats) sample(ctx context.Context, e *entry, last *container.StatsResponse) *container.StatsResponse {
+// sample reads the counters now; zeros when the container does not run, or its
+// instance does not tell, which is the error then.
+func (s stats) sample(ctx context.Context, e *entry, last *container.StatsResponse) (out *container.StatsResponse, err error) {
 	c := e.record()
-	out := &container.StatsResponse{}
-	if inst, err := e.instance(); err == nil {
-		if got, err := inst.Stats(ctx); err == nil {
+	out = &container.StatsResponse{}
+	if inst, gone := e.instance(); gone == nil {
+		var got *container.StatsResponse
+		if got, err = inst.Stats(ctx); err == nil {
 			out = got
 			out.CPUStats.SystemUsage, out.CPUStats.OnlineCPUs = systemCPU()
 			if out.MemoryStats.Limit == 0 || out.MemoryStats.Limit > hostMemory() {
@@ -81,7 +87,7 @@ func (s stats) sample(ctx context.Context, e *entry, last *container.StatsRespon
 	if last != nil {
 		out.PreCPUStats, out.PreRead = last.CPUStats, last.Read
 	}
-	return out
+	return out, err
 }
 
 // network reads the interfaces; those of the container whose network this one

@@ -55,26 +55,55 @@ func (s *stopper) stop(ctx context.Context, e *entry, r model.StopRequest, manua
 	ended := e.waiters.add(false)
 	defer e.waiters.drop(ended)
 
+	asked := time.Now()
 	running, err := s.request(ctx, e, sig, manual)
-	if err != nil || !running {
+	deaf := errdefs.IsUnavailable(err)
+	if err != nil && !deaf || err == nil && !running {
 		return err
 	}
-	// The client's going away does not end the wait: the kill must come.
-	var patience <-chan time.Time // nil: for ever
-	if grace >= 0 {
-		patience = time.After(grace)
+	if deaf { // it may hear the next one, but gets no further time for that
+		s.slog.WarnContext(ctx, "the stop signal did not arrive", "id", e.id, "err", err)
+		if grace >= 0 {
+			grace = max(0, grace-time.Since(asked))
+		}
 	}
-	select {
-	case <-ended:
-		return nil
-	case <-patience:
-	case <-s.life.Done():
-		return errdefs.ErrUnavailable.WithMessage("the daemon is stopping")
+	if over, err := s.linger(ctx, e, sig, grace, deaf, manual, ended); over || err != nil {
+		return err
 	}
 	if _, err := s.request(context.WithoutCancel(ctx), e, syscall.SIGKILL, manual); err != nil {
 		return err
 	}
 	return s.dead(e, ended)
+}
+
+// deafTime is how often the stop signal is sent again to what does not get it.
+const deafTime = 2 * time.Second
+
+// linger waits for the end of a run that was asked to stop, and says whether it
+// came within grace; a grace below 0 is for ever. The client's going away does
+// not end the wait: the kill must come.
+func (s *stopper) linger(ctx context.Context, e *entry, sig syscall.Signal, grace time.Duration, deaf, manual bool, ended <-chan model.WaitResult) (bool, error) {
+	var patience <-chan time.Time
+	if grace >= 0 {
+		patience = time.After(grace)
+	}
+	for {
+		var again <-chan time.Time
+		if deaf {
+			again = time.After(deafTime)
+		}
+		select {
+		case <-ended:
+			return true, nil
+		case <-patience:
+			return false, nil
+		case <-s.life.Done():
+			return false, errdefs.ErrUnavailable.WithMessage("the daemon is stopping")
+		case <-again:
+			_, err := s.request(context.WithoutCancel(ctx), e, sig, manual)
+			deaf = errdefs.IsUnavailable(err)
+		}
+	}
 }
 
 // dead waits for the end of a killed run.

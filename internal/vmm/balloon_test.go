@@ -3,6 +3,7 @@ package vmm
 import (
 	"bufio"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"slices"
@@ -79,13 +80,14 @@ func fakeQMP(t *testing.T) (*qmp, func() []int64) {
 			var c struct {
 				Execute   string
 				Arguments struct{ Value int64 }
+				ID        uint64
 			}
 			if json.Unmarshal(r.Bytes(), &c) == nil && c.Execute == "balloon" {
 				mu.Lock()
 				seen = append(seen, c.Arguments.Value/mib)
 				mu.Unlock()
 			}
-			_, _ = io.WriteString(theirs, `{"return":{}}`+"\n")
+			_, _ = io.WriteString(theirs, fmt.Sprintf(`{"return":{},"id":%d}`+"\n", c.ID))
 		}
 	}()
 	return q, func() []int64 {

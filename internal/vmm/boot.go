@@ -98,7 +98,7 @@ func (m *machine) become(limit time.Duration) error {
 
 // configure has the agent do what Boot says.
 func (m *machine) configure(end time.Time) error {
-	reply, err := m.ask(max(time.Until(end), time.Second), guestapi.Request{Op: guestapi.OpBoot, Boot: &m.spec.Boot})
+	reply, err := m.insist(max(time.Until(end), time.Second), guestapi.Request{Op: guestapi.OpBoot, Boot: &m.spec.Boot})
 	if err != nil {
 		return m.stuck(fmt.Errorf("boot: %w", err))
 	}

@@ -45,34 +45,43 @@ func session() *yamux.Config {
 	return c
 }
 
-// open sends a request and reads its reply; the stream is the caller's.
+// open sends a request and reads its reply; the stream is the caller's. A
+// machine that is known not to answer is not waited for as long as another.
 func (m *machine) open(limit time.Duration, q guestapi.Request) (net.Conn, *guestapi.Reader, *guestapi.Reply, error) {
-	s, err := m.session.Open()
-	if err != nil {
-		return nil, nil, nil, m.gone(err)
+	if err := m.passable(string(q.Op)); err != nil {
+		return nil, nil, nil, err
 	}
-	_ = s.SetDeadline(time.Now().Add(limit))
+	return m.request(m.health.limit(limit), q)
+}
+
+// request is open for what waits as long as it was told to.
+func (m *machine) request(limit time.Duration, q guestapi.Request) (net.Conn, *guestapi.Reader, *guestapi.Reply, error) {
 	q.Version = guestapi.Version
-	r := &guestapi.Reader{R: s, Max: guestapi.ReplyBound(q.Op)}
-	reply := new(guestapi.Reply)
-	if err = guestapi.WriteJSON(s, guestapi.RequestFrame, q); err == nil {
-		err = r.Expect(guestapi.ReplyFrame, reply)
-	}
-	if err != nil {
-		_ = s.Close()
-		if errors.Is(err, yamux.ErrTimeout) {
-			return nil, nil, nil, &monitorapi.Failed{Kind: monitorapi.KindUnavailable,
-				Text: fmt.Sprintf("the machine did not answer %q within %v", q.Op, limit)}
+	r, reply := &guestapi.Reader{Max: guestapi.ReplyBound(q.Op)}, new(guestapi.Reply)
+	s, err := m.stream(limit, string(q.Op), func(s *yamux.Stream) error {
+		if err := guestapi.WriteJSON(s, guestapi.RequestFrame, q); err != nil {
+			return err
 		}
-		return nil, nil, nil, m.gone(failed(err))
+		r.R = s
+		return r.Expect(guestapi.ReplyFrame, reply)
+	})
+	if err != nil {
+		return nil, nil, nil, err
 	}
-	_ = s.SetDeadline(time.Time{})
 	return s, r, reply, nil
 }
 
 // ask is open for what has no stream.
 func (m *machine) ask(limit time.Duration, q guestapi.Request) (*guestapi.Reply, error) {
-	s, _, reply, err := m.open(limit, q)
+	return onlyReply(m.open(limit, q))
+}
+
+// insist is request for what has no stream.
+func (m *machine) insist(limit time.Duration, q guestapi.Request) (*guestapi.Reply, error) {
+	return onlyReply(m.request(limit, q))
+}
+
+func onlyReply(s net.Conn, _ *guestapi.Reader, reply *guestapi.Reply, err error) (*guestapi.Reply, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -86,10 +95,14 @@ func (m *machine) gone(err error) error {
 	if errors.As(err, &f) {
 		return err
 	}
+	var patience time.Duration
+	if errors.Is(err, io.EOF) || errors.Is(err, yamux.ErrSessionShutdown) { // QEMU's end is known a little later than its socket's
+		patience = time.Second
+	}
 	select {
 	case <-m.down:
 		return &monitorapi.Failed{Kind: monitorapi.KindNotFound, Text: m.lost()}
-	default:
+	case <-time.After(patience):
 		return err
 	}
 }
@@ -115,7 +128,7 @@ func (m *machine) watch() {
 			return
 		case <-tick.C:
 		}
-		if err := m.alive(); err == nil || m.full.Load() {
+		if err := m.alive(); err == nil || m.health.full() {
 			last = time.Now()
 			continue
 		}
@@ -156,13 +169,14 @@ func (m *machine) followEtc() {
 		case <-m.down:
 			return
 		case <-tick.C:
-			m.sendEtc()
+			_ = m.sendEtc() // a second later again
 		}
 	}
 }
 
-// sendEtc sends those that have changed.
-func (m *machine) sendEtc() {
+// sendEtc sends those that have changed. An error is a machine that does not
+// answer.
+func (m *machine) sendEtc() error {
 	m.etc.mu.Lock()
 	defer m.etc.mu.Unlock()
 	for _, f := range m.etc.files {
@@ -174,10 +188,15 @@ func (m *machine) sendEtc() {
 		if err != nil {
 			continue
 		}
-		if _, err := m.ask(askTime, guestapi.Request{Op: guestapi.OpFile, File: &guestapi.File{Path: f.Guest, Mode: 0o644, Data: text}}); err == nil {
+		_, err = m.ask(askTime, guestapi.Request{Op: guestapi.OpFile, File: &guestapi.File{Path: f.Guest, Mode: 0o644, Data: text}})
+		if err == nil {
 			m.etc.seen[f.Host] = st.ModTime()
 		}
+		if isUnavailable(err) {
+			return err
+		}
 	}
+	return nil
 }
 
 // pass hands a connection on to the guest: the request in q's body, then
@@ -190,15 +209,24 @@ func (m *machine) pass(conn *os.File, from *monitorapi.Reader, q monitorapi.Requ
 		return nil
 	}
 	defer conn.Close()
-	s, err := m.session.Open()
+	g.Version = guestapi.Version
+	first, n := make([]byte, 32<<10), 0
+	err := m.passable(string(g.Op))
+	var s *yamux.Stream
+	if err == nil {
+		s, err = m.stream(m.health.limit(replyTime), string(g.Op), func(s *yamux.Stream) (err error) {
+			if err = guestapi.WriteJSON(s, guestapi.RequestFrame, g); err == nil {
+				n, err = s.Read(first)
+			}
+			return err
+		})
+	}
 	if err != nil {
-		_ = monitorapi.WriteJSON(conn, monitorapi.Error, asFailed(m.gone(err)))
+		_ = monitorapi.WriteJSON(conn, monitorapi.Error, asFailed(err))
 		return nil
 	}
 	defer s.Close()
-	g.Version = guestapi.Version
-	if err := guestapi.WriteJSON(s, guestapi.RequestFrame, g); err != nil {
-		_ = monitorapi.WriteJSON(conn, monitorapi.Error, asFailed(m.gone(err)))
+	if _, err := conn.Write(first[:n]); err != nil {
 		return nil
 	}
 	go func() {
@@ -207,6 +235,12 @@ func (m *machine) pass(conn *os.File, from *monitorapi.Reader, q monitorapi.Requ
 	}()
 	_, _ = io.Copy(conn, s)
 	return nil
+}
+
+// isUnavailable says whether an error is a machine's that does not answer.
+func isUnavailable(err error) bool {
+	var f *monitorapi.Failed
+	return errors.As(err, &f) && f.Kind == monitorapi.KindUnavailable
 }
 
 func asFailed(err error) *monitorapi.Failed {

@@ -35,7 +35,7 @@ func offset(asked, answered time.Time, guest int64) time.Duration {
 // alive asks the agent how it is, and puts its clock right.
 func (m *machine) alive() error {
 	asked := time.Now()
-	r, err := m.ask(watchTime, guestapi.Request{Op: guestapi.OpState})
+	r, err := m.insist(watchTime, guestapi.Request{Op: guestapi.OpState})
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	"wharf/api/frame"
 	"wharf/api/guestapi"
@@ -73,7 +74,7 @@ func (e *engine) Create(st *monitorapi.Start, f monitor.Files) (_ monitor.Proces
 	go m.watch()
 	go m.followClock()
 	go m.breathe()
-	go m.watchDisk()
+	go m.watchState()
 	go m.followEtc()
 	go m.relieve()
 	return p, nil
@@ -85,12 +86,15 @@ func (e *engine) Exec(_ monitor.Process, x *monitorapi.Exec, f monitor.Files) (m
 	if err != nil {
 		return nil, err
 	}
-	m.sendEtc()
+	began := time.Now()
+	if err := m.sendEtc(); err != nil {
+		return nil, err
+	}
 	p, err := newProcess(x.ID, guestapi.Process{ID: x.ID, Prepared: x.Prepared, Terminal: x.Terminal, OpenStdin: x.OpenStdin}, f)
 	if err != nil {
 		return nil, err
 	}
-	p.m = m
+	p.m, p.limit = m, max(replyTime-time.Since(began), briefTime)
 	return p, nil
 }
 

@@ -5,16 +5,17 @@ import (
 	"time"
 )
 
-// fullTime is how often QEMU is asked whether it has stopped its machine, and a
-// machine that it has stopped is let go on.
+// fullTime is how often QEMU is asked how its machine is, and a machine that it
+// has stopped for a full disk is let go on.
 const fullTime = 5 * time.Second
 
-// watchDisk lets a machine go on that QEMU has stopped because the host's disk
-// is full (the block devices' werror=enospc, QEMU's default): the request that
-// failed is made again. Nothing is lost by waiting, while an error would make
-// the guest's file system read-only. Until there is room the machine stands
-// still, and its silence is not held against it.
-func (m *machine) watchDisk() {
+// watchState follows QEMU's state of the machine, and lets one go on that it has
+// stopped because the host's disk is full (the block devices' werror=enospc,
+// QEMU's default): the request that failed is made again. Nothing is lost by
+// waiting, while an error would make the guest's file system read-only. Until
+// there is room the machine stands still, and its silence is not held against
+// it.
+func (m *machine) watchState() {
 	tick := time.NewTicker(fullTime)
 	defer tick.Stop()
 	for {
@@ -23,23 +24,22 @@ func (m *machine) watchDisk() {
 			return
 		case <-tick.C:
 		}
-		full := m.outOfSpace()
-		if full && !m.full.Load() {
+		state := m.state()
+		if m.health.see(state) && state == stateFull {
 			m.words.add([]byte("the host's disk is full: the machine stands still until there is room\n"))
 		}
-		m.full.Store(full)
-		if full {
+		if state == stateFull {
 			_, _ = m.qmp.run("cont", nil)
 		}
 	}
 }
 
-// outOfSpace says whether QEMU has stopped the machine for an error of a disk.
-func (m *machine) outOfSpace() bool {
-	v, err := m.qmp.run("query-status", nil)
-	if err != nil {
-		return false
-	}
+// state is how QEMU says that its machine is.
+func (m *machine) state() string {
+	v, err := m.qmp.runFor(fullTime, "query-status")
 	var s struct{ Status string }
-	return json.Unmarshal(v, &s) == nil && s.Status == "io-error"
+	if err != nil || json.Unmarshal(v, &s) != nil {
+		return stateNone
+	}
+	return s.Status
 }

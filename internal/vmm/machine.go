@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -42,7 +41,7 @@ type machine struct {
 	status syscall.WaitStatus
 
 	etc  *etcFiles   // set before others see the machine
-	full atomic.Bool // the host's disk is, and QEMU has stopped the machine
+	health health
 
 	mu     sync.Mutex
 	reason string // why it was killed, "" when it was not

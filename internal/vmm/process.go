@@ -25,6 +25,8 @@ type process struct {
 	m    *machine // set before Start
 	id   string   // of an exec; "" is the main process
 	spec guestapi.Process
+	// limit is how long an exec may take to start.
+	limit time.Duration
 
 	stdin, stdout, stderr *os.File // the process's ends; of a terminal one socket
 	terminal              *os.File // the other end of that
@@ -108,11 +110,11 @@ func (p *process) Start() error {
 		}()
 		return nil
 	}
-	op := guestapi.OpStart
+	open, limit, op := p.m.request, p.m.spec.BootTime, guestapi.OpStart
 	if p.id != "" {
-		op = guestapi.OpExec
+		open, limit, op = p.m.open, p.limit, guestapi.OpExec
 	}
-	conn, r, reply, err := p.m.open(p.m.spec.BootTime, guestapi.Request{Op: op, Target: p.id, Process: &p.spec})
+	conn, r, reply, err := open(limit, guestapi.Request{Op: op, Target: p.id, Process: &p.spec})
 	if err != nil {
 		if p.id == "" {
 			err = p.m.told(p.m.stuck(err))

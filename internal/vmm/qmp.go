@@ -29,11 +29,16 @@ type qmp struct {
 	r    *bufio.Reader
 
 	mu    sync.Mutex // one command at a time; guards what follows
-	ready bool       // the greeting was read, and commands are allowed
+	met   bool       // the greeting was read
+	ready bool       // commands are allowed
+	part  []byte     // of a line whose end did not come in time
+	last  uint64     // the last command's id
 }
 
-// qmpMessage is anything that QEMU sends.
+// qmpMessage is anything that QEMU sends. ID is that of the command which it
+// answers: one that took too long may be answered later than the next was sent.
 type qmpMessage struct {
+	ID       uint64          `json:"id"`
 	Greeting json.RawMessage `json:"QMP"`
 	Event    string          `json:"event"`
 	Return   json.RawMessage `json:"return"`
@@ -49,15 +54,24 @@ func (q *qmp) close() { _ = q.conn.Close() }
 
 // run runs a command and returns its value.
 func (q *qmp) run(command string, arguments json.RawMessage) (json.RawMessage, error) {
-	return q.runWith(command, arguments, nil)
+	return q.within(qmpTime, command, arguments, nil)
+}
+
+// runFor runs a command without arguments that may take as long as limit.
+func (q *qmp) runFor(limit time.Duration, command string) (json.RawMessage, error) {
+	return q.within(limit, command, nil, nil)
 }
 
 // runWith passes a descriptor along, for getfd.
 func (q *qmp) runWith(command string, arguments json.RawMessage, file *os.File) (json.RawMessage, error) {
+	return q.within(qmpTime, command, arguments, file)
+}
+
+func (q *qmp) within(limit time.Duration, command string, arguments json.RawMessage, file *os.File) (json.RawMessage, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	_ = q.conn.SetDeadline(time.Now().Add(qmpTime))
-	if !q.ready {
+	_ = q.conn.SetDeadline(time.Now().Add(limit))
+	if !q.met {
 		m, err := q.next()
 		if err != nil {
 			return nil, err
@@ -65,6 +79,9 @@ func (q *qmp) runWith(command string, arguments json.RawMessage, file *os.File) 
 		if m.Greeting == nil {
 			return nil, errors.New("qmp: no greeting")
 		}
+		q.met = true
+	}
+	if !q.ready {
 		if _, err := q.command("qmp_capabilities", nil, nil); err != nil {
 			return nil, err
 		}
@@ -74,7 +91,11 @@ func (q *qmp) runWith(command string, arguments json.RawMessage, file *os.File) 
 }
 
 func (q *qmp) command(name string, arguments json.RawMessage, file *os.File) (json.RawMessage, error) {
-	line, err := json.Marshal(vmmapi.QMP{Execute: name, Arguments: arguments})
+	q.last++
+	line, err := json.Marshal(struct {
+		vmmapi.QMP
+		ID uint64 `json:"id"`
+	}{vmmapi.QMP{Execute: name, Arguments: arguments}, q.last})
 	if err != nil {
 		return nil, err
 	}
@@ -86,6 +107,7 @@ func (q *qmp) command(name string, arguments json.RawMessage, file *os.File) (js
 		switch {
 		case err != nil:
 			return nil, fmt.Errorf("qmp %s: %w", name, err)
+		case m.ID != q.last: // an event, or an answer that came too late
 		case m.Error != nil:
 			return nil, fmt.Errorf("qmp %s: %s", name, m.Error.Desc)
 		case m.Return != nil:
@@ -114,19 +136,20 @@ func (q *qmp) send(line []byte, file *os.File) error {
 
 // next reads one line.
 func (q *qmp) next() (*qmpMessage, error) {
-	var line []byte
 	for {
-		part, more, err := q.r.ReadLine()
-		if err != nil {
-			return nil, err
-		}
-		if line = append(line, part...); len(line) > maxQMP {
+		part, err := q.r.ReadSlice('\n')
+		if q.part = append(q.part, part...); len(q.part) > maxQMP {
 			return nil, errors.New("an answer that is too long")
 		}
-		if !more {
+		if err == nil {
 			break
 		}
+		if !errors.Is(err, bufio.ErrBufferFull) {
+			return nil, err
+		}
 	}
+	line := q.part
+	q.part = nil
 	m := new(qmpMessage)
 	if err := json.Unmarshal(line, m); err != nil {
 		return nil, err

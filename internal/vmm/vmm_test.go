@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"os"
 	"strings"
@@ -64,14 +65,21 @@ func TestQMP(t *testing.T) {
 	go func() {
 		_, _ = io.WriteString(theirs, `{"QMP":{"version":{}}}`+"\n")
 		for r := bufio.NewScanner(theirs); r.Scan(); {
-			answer := `{"return":{}}`
+			var q struct{ ID json.RawMessage }
+			_ = json.Unmarshal(r.Bytes(), &q)
+			id := `,"id":` + string(q.ID) + "}\n"
+			answer := `{"return":{}` + id
 			switch {
 			case strings.Contains(r.Text(), "query-status"):
-				answer = `{"event":"RESUME"}` + "\n" + `{"return":{"status":"running"}}`
+				answer = `{"event":"RESUME"}` + "\n" + `{"return":{"status":"running"}` + id
 			case strings.Contains(r.Text(), "bad"):
-				answer = `{"error":{"class":"GenericError","desc":"no such thing"}}`
+				answer = `{"error":{"class":"GenericError","desc":"no such thing"}` + id
+			case strings.Contains(r.Text(), "slow"):
+				time.Sleep(300 * time.Millisecond)
+				_, _ = io.WriteString(theirs, `{"return":{"la`)
+				answer = `te":1}` + id
 			}
-			_, _ = io.WriteString(theirs, answer+"\n")
+			_, _ = io.WriteString(theirs, answer)
 		}
 	}()
 	v, err := q.run("query-status", nil)
@@ -80,6 +88,12 @@ func TestQMP(t *testing.T) {
 	}
 	if _, err := q.run("bad", object("id", "x")); err == nil || !strings.Contains(err.Error(), "no such thing") {
 		t.Errorf("%v", err)
+	}
+	if _, err := q.runFor(100*time.Millisecond, "slow"); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("too slow: %v", err)
+	}
+	if v, err := q.run("query-status", nil); err != nil || string(v) != `{"status":"running"}` {
+		t.Errorf("after an answer that came too late: %s %v", v, err)
 	}
 	null, err := os.Open(os.DevNull)
 	if err != nil {

@@ -8,8 +8,11 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
+
+	"github.com/containerd/errdefs"
 
 	"wharf/api/frame"
 	"wharf/api/monitorapi"
@@ -82,8 +85,11 @@ func (d *Driver) request(ctx context.Context, id model.ID, q monitorapi.Request)
 	}
 	if err != nil {
 		_ = nc.Close()
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			err = ctx.Err()
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			err = errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("what holds container %s did not answer %q within %v: the host is too busy, or its process %s hangs", id.Short(), q.Op, answerTime, filepath.Base(d.opts.Monitor)))
 		}
 		var f *monitorapi.Failed
 		if q.MaxReply > 0 && errors.As(err, &f) {
