@@ -20,6 +20,7 @@ import (
 	"wharf/internal/config"
 	"wharf/internal/dockerapi"
 	"wharf/internal/driver/native"
+	"wharf/internal/driver/qemu"
 	"wharf/internal/host"
 	"wharf/internal/image"
 	"wharf/internal/lifecycle"
@@ -95,6 +96,9 @@ func openRooms(ctx context.Context, c *config.Config, live *atomic.Pointer[confi
 	})
 	if err != nil {
 		return nil, err
+	}
+	if vms != nil {
+		vms.SetReady(qemu.Ready{Most: ready(c), IDs: r.engine, Disks: r.images.MachineDisks})
 	}
 	r.nudged.Store(r.engine)
 	held.Push(func() error { r.engine.Close(); return nil })

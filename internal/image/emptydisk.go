@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"wharf/internal/image/erofs"
 	"wharf/internal/model"
 )
 
@@ -49,6 +50,24 @@ func (s *Store) writableDisk(ctx context.Context, at string) error {
 	}
 	if err != nil {
 		_ = os.Remove(tmp)
+	}
+	return err
+}
+
+// MachineDisks writes an image of tree and an empty writable disk, both for a
+// machine that is nobody's.
+func (s *Store) MachineDisks(ctx context.Context, tree string, root, writable *os.File) error {
+	if err := erofs.Write(ctx, root, tree); err != nil {
+		return err
+	}
+	tmp, err := os.CreateTemp("", "machine-disk-")
+	if err != nil {
+		return err
+	}
+	pieces, err := s.empty.get(ctx, tmp.Name())
+	_, _ = tmp.Close(), os.Remove(tmp.Name())
+	for i := 0; err == nil && i < len(pieces); i++ {
+		_, err = writable.WriteAt(pieces[i].data, pieces[i].at)
 	}
 	return err
 }

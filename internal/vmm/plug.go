@@ -110,7 +110,10 @@ func openTap(pattern string) (f *os.File, name string, err error) {
 	if err != nil {
 		return nil, "", &os.PathError{Op: "open", Path: "/dev/net/tun", Err: err}
 	}
-	if name, err = attachTap(fd, pattern); err != nil {
+	if name, err = attachTap(fd, pattern); err == nil {
+		err = passing(fd)
+	}
+	if err != nil {
 		_ = unix.Close(fd)
 		return nil, "", err
 	}
@@ -124,11 +127,13 @@ func attachTap(fd int, pattern string) (name string, err error) {
 		req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
 		err = os.NewSyscallError("TUNSETIFF", unix.IoctlIfreq(fd, unix.TUNSETIFF, req))
 	}
-	if err == nil {
-		err = os.NewSyscallError("TUNSETPERSIST", unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 0))
-	}
 	if err != nil {
 		return "", err
 	}
 	return req.Name(), nil
+}
+
+// passing makes a tap go with its last descriptor.
+func passing(fd int) error {
+	return os.NewSyscallError("TUNSETPERSIST", unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 0))
 }

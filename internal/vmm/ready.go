@@ -219,6 +219,9 @@ func (m *machine) take(before *vmmapi.Machine, r *roamer) error {
 	err = errors.Join(err, <-moved, <-wired)
 	m.warnings = append(m.warnings, warnings...)
 	m.trace.add("control group and networks are there")
+	if err == nil && r != nil { // not before: a machine in its place would need the tap
+		err = passing(int(r.tap.Fd()))
+	}
 	if err != nil {
 		return m.gone(err)
 	}

@@ -32,6 +32,7 @@ type hardware struct {
 	noTaps                 bool  // the host has none: then only instances without a network come here
 	disks                  []disk
 	mode                   mode
+	ahead                  bool     // of a clone: it rehearses and waits
 	digest                 string   // of kernel and initramfs
 	shares                 []string // names
 }
@@ -105,19 +106,23 @@ func (h *hardware) command() (args []string, files []vmmapi.File) {
 	add("-chardev", "socket,id=agent,fd="+open(vmmapi.File{Kind: vmmapi.FileAgent}),
 		"-device", "virtio-serial-device", "-device", "virtserialport,chardev=agent,name="+guestapi.PortName)
 	for i, d := range h.disks {
-		node, set := "disk"+strconv.Itoa(i), strconv.Itoa(i+1)
-		if h.mode == template {
+		node, set := vmmapi.DiskNode(i), strconv.Itoa(i+1)
+		if h.mode == template || h.ahead && i >= rehearsedDisks {
 			add("-blockdev", fmt.Sprintf("driver=null-co,node-name=%s,read-only=%s,size=%d,read-zeroes=on", node, onOff(d.readOnly), d.size))
 		} else {
-			fd := open(vmmapi.File{Kind: vmmapi.FileDisk, Path: d.path, ReadOnly: d.readOnly, Lock: d.lock})
+			f := vmmapi.File{Kind: vmmapi.FileDisk, Path: d.path, ReadOnly: d.readOnly, Lock: d.lock}
+			if h.ahead {
+				f = vmmapi.File{Kind: vmmapi.FileGiven, Name: rehearsedFile(i)}
+			}
+			fd := open(f)
 			add("-add-fd", "fd="+fd+",set="+set)
 			add("-blockdev", fmt.Sprintf("driver=raw,node-name=%s,read-only=%s,discard=unmap,file.driver=file,file.filename=/dev/fdset/%s,file.aio=threads,file.locking=off", node, onOff(d.readOnly), set))
 		}
-		add("-device", fmt.Sprintf("virtio-blk-device,drive=%s,serial=%s", node, d.serial))
+		add("-device", fmt.Sprintf("virtio-blk-device,drive=%s,serial=%s,id=%s", node, d.serial, vmmapi.DeviceID(i)))
 	}
 	for i, t := range h.taps {
 		id := "net" + strconv.Itoa(i)
-		if h.mode == template {
+		if h.mode == template || h.ahead {
 			t.link = ""
 		}
 		// The first one is a tap in every machine, since what the guest finds its

@@ -68,6 +68,9 @@ type Options struct {
 	Debug bool
 }
 
+// instancesDir is the directory of instances below the exec root.
+const instancesDir = "vms"
+
 // Driver is the driver.
 type Driver struct {
 	*held.Driver
@@ -90,7 +93,7 @@ func New(o Options) (*Driver, error) {
 		o.Memory = defaultMemory
 	}
 	m := &machines{o: o, root: filepath.Join(o.ExecRoot, "vm-root")}
-	h, err := held.New(held.Options{Kind: m, Monitor: o.VMM, ExecRoot: o.ExecRoot, Dir: "vms", CgroupParent: o.CgroupParent})
+	h, err := held.New(held.Options{Kind: m, Monitor: o.VMM, ExecRoot: o.ExecRoot, Dir: instancesDir, CgroupParent: o.CgroupParent})
 	if err != nil {
 		return nil, err
 	}
@@ -102,6 +105,7 @@ func New(o Options) (*Driver, error) {
 	m.templates.d, m.templates.off = d, o.NoTemplates
 	m.templates.byKey, m.templates.failed, m.templates.uses = map[string]*ready{}, map[string]int{}, map[model.ID]use{}
 	m.templates.wanted = map[model.ID]want{}
+	m.standbys = standbys{m: m, off: true, taken: map[model.ID]*taken{}}
 	return d, nil
 }
 
@@ -115,7 +119,14 @@ func (d *Driver) Start(ctx context.Context, b *model.Bundle, sb driver.Sandbox) 
 	if err := errors.Join(d.helpers.end(ctx, b.ID), d.endDisks(ctx, b)); err != nil {
 		return nil, errors.Join(err, sb.Close())
 	}
-	i, err := d.Driver.Begin(ctx, b, sb)
+	i, sb, done, err := d.startReady(ctx, b, sb)
+	if done {
+		if err != nil {
+			return nil, err
+		}
+		return &instance{Instance: i, d: d}, nil
+	}
+	i, err = d.Driver.Begin(ctx, b, sb)
 	came := err
 	if processFault(err) {
 		came = nil // the machine came up
@@ -150,6 +161,7 @@ func (d *Driver) Recover(ctx context.Context, id model.ID) (driver.Instance, err
 	if err != nil {
 		return nil, err
 	}
+	d.holdIDs(i)
 	return &instance{Instance: i, d: d}, nil
 }
 
@@ -158,12 +170,17 @@ func (d *Driver) Release(ctx context.Context, id model.ID) error {
 	if err := d.helpers.end(ctx, id); err != nil {
 		return err
 	}
-	return d.Driver.Release(ctx, id)
+	if err := d.Driver.Release(ctx, id); err != nil {
+		return err
+	}
+	d.freeIDs(id)
+	return nil
 }
 
 // Close ends what is not an instance: looks into files, templates. Instances
 // live on.
 func (d *Driver) Close() error {
+	d.m.standbys.close()
 	d.m.templates.close()
 	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
 	defer cancel()

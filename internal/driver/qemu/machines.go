@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"time"
@@ -51,6 +52,7 @@ type machines struct {
 	o         Options
 	root      string
 	templates templates
+	standbys  standbys
 	underWay  sync.Map // model.ID -> *making
 }
 
@@ -85,6 +87,47 @@ func (m *machines) Explain(_ *model.Bundle, err error) error { return err }
 
 // Prepare describes the machine.
 func (m *machines) Prepare(ctx context.Context, b *model.Bundle, cgroup string) (_ any, files []held.File, err error) {
+	var g *guest
+	var h *hardware
+	waits := m.standbys.takenBy(b.ID)
+	if waits != nil {
+		g, h = waits.g, waits.h
+	} else if g, h, err = m.look(ctx, b); err != nil {
+		return nil, nil, err
+	}
+	out := &vmmapi.Machine{Memory: h.memory, Pressure: m.o.Pressure, Boot: g.boot, Etc: g.etc, BootTime: m.bootTime(h.accel), StopTime: stopTime}
+	out.Boot.Time, out.Boot.Orphaned = time.Now().UnixNano(), orphanTime
+	out.Boot.Entropy = make([]byte, 64)
+	_, _ = rand.Read(out.Boot.Entropy) // never fails (Go 1.24)
+	if len(b.Spec.Process.Args) == 0 {
+		g.helper(out)
+	} else if out.Main, err = m.process(g.bundle); err != nil {
+		return nil, nil, err
+	}
+	if waits != nil {
+		return out, nil, m.giveTo(waits.s, b, h, cgroup, out)
+	}
+	if out.Shares, err = m.shares(b, g.shares, cgroup); err != nil {
+		return nil, nil, err
+	}
+	for _, s := range out.Shares {
+		h.shares = append(h.shares, s.Name)
+	}
+	if files, err = m.templates.use(b, h, out); err != nil {
+		return nil, files, err
+	}
+	c, opened := m.cage(b, h, cgroup, hostResources(b.Spec.Linux.Resources, h.memory))
+	out.Files = opened
+	p, err := c.prepare()
+	if err != nil {
+		return nil, files, fmt.Errorf("container of QEMU: %w", err)
+	}
+	out.QEMU = *p
+	return out, files, nil
+}
+
+// look takes a bundle apart and sizes its machine.
+func (m *machines) look(ctx context.Context, b *model.Bundle) (*guest, *hardware, error) {
 	g, err := inGuest(b)
 	if err != nil {
 		return nil, nil, err
@@ -100,41 +143,46 @@ func (m *machines) Prepare(ctx context.Context, b *model.Bundle, cgroup string) 
 	}
 	if x, ok := m.underWay.Load(b.ID); ok {
 		*h = *x.(*making).h
-	} else if err := h.measure(); err != nil {
-		return nil, nil, err
+		return g, h, nil
 	}
-	out := &vmmapi.Machine{Memory: h.memory, Pressure: m.o.Pressure, Boot: g.boot, Etc: g.etc, BootTime: m.bootTime(h.accel), StopTime: stopTime}
-	out.Boot.Time, out.Boot.Orphaned = time.Now().UnixNano(), orphanTime
-	out.Boot.Entropy = make([]byte, 64)
-	_, _ = rand.Read(out.Boot.Entropy) // never fails (Go 1.24)
-	if len(b.Spec.Process.Args) == 0 {
-		g.helper(out)
-	} else if out.Main, err = m.process(g.bundle); err != nil {
-		return nil, nil, err
-	}
-	if out.Shares, err = m.shares(b, g.shares, cgroup); err != nil {
-		return nil, nil, err
-	}
-	for _, s := range out.Shares {
-		h.shares = append(h.shares, s.Name)
-	}
-	if files, err = m.templates.use(b, h, out); err != nil {
-		return nil, files, err
-	}
+	return g, h, h.measure()
+}
+
+// cage is the container of QEMU, and the descriptors that QEMU has in it.
+func (m *machines) cage(b *model.Bundle, h *hardware, cgroup string, r *specs.LinuxResources) (*cage, []vmmapi.File) {
 	args, opened := h.command()
-	out.Files = opened
-	c := cage{root: m.root, ids: m.ids(b), cgroup: cgroup, name: b.ID.Short(), args: args, user: cageUser,
-		resources: hostResources(b.Spec.Linux.Resources, h.memory),
-		binds:     []specs.Mount{bindFile(h.hostKernel, h.kernel), bindFile(h.initrdFile(), h.initrd)}}
+	c := &cage{root: m.root, ids: m.ids(b), cgroup: cgroup, name: b.ID.Short(), args: args, user: cageUser, resources: r,
+		binds: []specs.Mount{bindFile(h.hostKernel, h.kernel), bindFile(h.initrdFile(), h.initrd)}}
 	if h.accel == "kvm" {
 		c.devices = []specs.LinuxDevice{kvmDevice()}
 	}
+	return c, opened
+}
+
+// giveTo has out give b's disks, networks and limits to a machine that waits.
+func (m *machines) giveTo(s *standby, b *model.Bundle, h *hardware, cgroup string, out *vmmapi.Machine) error {
+	out.Incoming, out.Take = cloneState, &vmmapi.Take{}
+	for _, d := range h.disks {
+		out.Take.Disks = append(out.Take.Disks, vmmapi.File{Kind: vmmapi.FileDisk, Path: d.path, ReadOnly: d.readOnly, Lock: d.lock})
+	}
+	for _, t := range h.taps {
+		out.Take.Taps = append(out.Take.Taps, t.link)
+	}
+	c, _ := m.cage(b, h, cgroup, hostResources(b.Spec.Linux.Resources, h.memory))
 	p, err := c.prepare()
 	if err != nil {
-		return nil, files, fmt.Errorf("container of QEMU: %w", err)
+		return fmt.Errorf("container of QEMU: %w", err)
 	}
 	out.QEMU = *p
-	return out, files, nil
+	// All networks but the first one's are plugged in.
+	var devices []device
+	for n, t := range h.taps {
+		devices = append(devices, device{MAC: deviceMAC(n), Link: t.link, Direct: n == 0 && t.link != "", Gone: n == 0 && t.link == ""})
+	}
+	if err := keepDevices(filepath.Join(m.o.ExecRoot, instancesDir, string(b.ID)), devices); err != nil {
+		return err
+	}
+	return m.keepIDs(b.ID, s.ids)
 }
 
 // bootTime is how long a machine may take to answer, in two boots.

@@ -57,12 +57,14 @@ func (i *instance) devices() ([]device, error) {
 	return out, json.Unmarshal(text, &out)
 }
 
-func (i *instance) keepDevices(d []device) error {
+func (i *instance) keepDevices(d []device) error { return keepDevices(i.Dir(), d) }
+
+func keepDevices(dir string, d []device) error {
 	text, err := json.Marshal(d)
 	if err != nil {
 		return err
 	}
-	at := filepath.Join(i.Dir(), devicesName)
+	at := filepath.Join(dir, devicesName)
 	if err := os.WriteFile(at+".tmp", text, 0o600); err != nil {
 		return err
 	}

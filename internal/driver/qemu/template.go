@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"wharf/internal/driver/held"
@@ -67,6 +68,7 @@ type want struct {
 
 // ready is a template.
 type ready struct {
+	h          *hardware
 	ram, state *os.File
 	used       time.Time
 	worked     bool // a clone of it has come up
@@ -142,6 +144,15 @@ func (t *templates) take(id model.ID, h *hardware) (ram, state *os.File, err err
 		slog.Info("a machine starts cold: its shares cannot be plugged into a clone", "room", "vm", "id", id, "shares", len(h.shares), "failed", r.badShares)
 		return nil, nil, nil
 	}
+	if ram, state, err = r.open(); err != nil {
+		return nil, nil, err
+	}
+	t.uses[id] = use{key, len(h.shares) > 0}
+	return ram, state, nil
+}
+
+// open opens a template's files anew.
+func (r *ready) open() (ram, state *os.File, err error) {
 	if ram, err = reopen(r.ram, os.O_RDWR); err != nil {
 		return nil, nil, err
 	}
@@ -149,8 +160,30 @@ func (t *templates) take(id model.ID, h *hardware) (ram, state *os.File, err err
 		return nil, nil, errors.Join(err, ram.Close())
 	}
 	r.used = time.Now()
-	t.uses[id] = use{key, len(h.shares) > 0}
 	return ram, state, nil
+}
+
+// open opens key's template for a machine that is kept ready.
+func (t *templates) open(key string) (ram, state *os.File, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r := t.byKey[key]
+	if r == nil {
+		return nil, nil, errdefs.ErrUnavailable.WithMessage("its template has gone")
+	}
+	return r.open()
+}
+
+// used is the hardware of key's template, which is used again; nil: it has gone.
+func (t *templates) used(key string) *hardware {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r := t.byKey[key]
+	if r == nil {
+		return nil
+	}
+	r.used = time.Now()
+	return r.h
 }
 
 // reopen opens what f is anew: with a position of its own.
@@ -214,6 +247,7 @@ func (t *templates) make(key string, h *hardware) {
 	}
 	slog.Info("a template for virtual machines is ready", "room", "vm", "key", key, "took", time.Since(began).Round(time.Millisecond))
 	t.byKey[key] = r
+	t.d.m.standbys.want(key, r.h)
 	for len(t.byKey) > maxTemplates {
 		t.dropOldest()
 	}
@@ -256,7 +290,7 @@ func (t *templates) boot(ctx context.Context, key string, h *hardware) (_ *ready
 			return nil, os.NewSyscallError("seal", err)
 		}
 	}
-	return &ready{ram: m.ram, state: m.state, used: time.Now()}, nil
+	return &ready{h: m.h, ram: m.ram, state: m.state, used: time.Now()}, nil
 }
 
 func memfd(name string) (*os.File, error) {
@@ -329,6 +363,9 @@ func (t *templates) started(id model.ID, err error) (again bool) {
 		t.failed[key] = 0
 		if r != nil {
 			r.worked, r.bad = true, 0
+			if t.d != nil {
+				t.d.m.standbys.want(key, r.h)
+			}
 		}
 		if r != nil && u.shares {
 			r.badShares = 0
