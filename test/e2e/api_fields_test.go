@@ -200,7 +200,7 @@ func TestSeccompNotify(t *testing.T) {
 	select {
 	case state := <-got:
 		s.contains("state", state, `"metadata":"hello"`, `"seccompFd"`)
-	case <-time.After(5 * time.Second):
+	case <-time.After(busy):
 		t.Error("no descriptor came")
 	}
 }
@@ -220,7 +220,7 @@ func (s *scene) leave(id string) {
 		s.Fatal(err)
 	}
 	defer at.Close()
-	ex, err := c.ExecCreate(ctx, id, client.ExecCreateOptions{Cmd: []string{"sleep", "5"}, TTY: true, AttachStdin: true, AttachStdout: true})
+	ex, err := c.ExecCreate(ctx, id, client.ExecCreateOptions{Cmd: []string{"sleep", "1000"}, TTY: true, AttachStdin: true, AttachStdout: true})
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -231,7 +231,7 @@ func (s *scene) leave(id string) {
 	defer in.Close()
 	for _, conn := range []net.Conn{at.Conn, in.Conn} {
 		_, _ = conn.Write([]byte{16, 17})
-		_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+		_ = conn.SetReadDeadline(time.Now().Add(busy))
 		_, _ = io.Copy(io.Discard, conn) // until the daemon has seen them
 	}
 }

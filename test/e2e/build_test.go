@@ -214,6 +214,20 @@ func TestBuildKit(t *testing.T) {
 	}
 }
 
+// Layers of COPY --link are the build's own as well: linked, not unpacked.
+func TestBuildLinked(t *testing.T) {
+	s := newScene(t)
+	ref := s.image("linked")
+	dir := buildContext(t, map[string]string{"a": s.label, "b": "b",
+		"Dockerfile": "FROM busybox AS base\nRUN mkdir -p /opt/x && echo old >/opt/x/old\nFROM base\n" +
+			"COPY --link a /opt/x/a\nCOPY --link b /b\nRUN rm /b /opt/x/old && echo run >/run1\nCOPY --link b /last\n"})
+	s.built(s.d.wharf("build", "-q", "-t", ref, dir))
+	s.equal("files", s.ok("run", "--rm", ref, "sh", "-c", "cat /opt/x/* /run1 /last; ls /b /opt/x/old 2>/dev/null"), s.label+"run\nb")
+	if !onMachines { // which have layers as images
+		s.equal("files with one link", s.ok("run", "--rm", ref, "sh", "-c", "stat -c '%h %n' /opt/x/a /run1 /last | grep '^1 '; true"), "")
+	}
+}
+
 func TestBuildOutputs(t *testing.T) {
 	s := newScene(t)
 	dir := buildContext(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY data /d/\n", "data": s.label})
@@ -349,7 +363,7 @@ func TestBuildCancel(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(busy):
 		t.Error("the build goes on")
 	}
 	if err := eventually(10*time.Second, func() error { return stepOf(s.label, false) }); err != nil {

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -45,7 +47,7 @@ func (d *daemon) command(limit time.Duration, stdin io.Reader, name string, args
 	cmd.Stdin = stdin
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = 20 * time.Second // what it wrote is read, on a busy machine too
 	start := time.Now()
 	err := cmd.Run()
 	r := result{Args: append([]string{name}, args...), Stdout: stdout.String(), Stderr: stderr.String(), Took: time.Since(start)}
@@ -69,9 +71,17 @@ func (d *daemon) wharf(args ...string) result {
 	return d.command(commandLimit, nil, tools.wharf, args...)
 }
 
-// eventually calls f until it returns nil or the time is over.
+// writeProgram writes a script while nobody forks: a child between fork and
+// exec would have it open for writing, and it could not be executed.
+func writeProgram(path, text string) error {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	return os.WriteFile(path, []byte(text), 0o755)
+}
+
+// eventually calls f until it returns nil or the time is over; see busy.
 func eventually(limit time.Duration, f func() error) error {
-	deadline := time.Now().Add(patient(limit))
+	deadline := time.Now().Add(max(busy, patient(limit)))
 	for {
 		err := f()
 		if err == nil || time.Now().After(deadline) {

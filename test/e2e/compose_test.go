@@ -49,8 +49,8 @@ func TestComposeExample(t *testing.T) {
 	vars := []string{"SHOP_PORT=18080"}
 	t.Cleanup(func() { s.compose(file, vars, "down", "-v", "-t", "0") })
 	get := func(path string, into any) error {
-		r := s.d.command(10*time.Second, nil, "nsenter", fmt.Sprintf("--net=/proc/%d/fd/%d", os.Getpid(), s.d.net.Fd()),
-			"curl", "-sSf", "--max-time", "5", "http://127.0.0.1:18080"+path)
+		r := s.d.command(busy, nil, "nsenter", fmt.Sprintf("--net=/proc/%d/fd/%d", os.Getpid(), s.d.net.Fd()),
+			"curl", "-sSf", "--max-time", "30", "http://127.0.0.1:18080"+path)
 		if r.Code != 0 {
 			return fmt.Errorf("%s", r)
 		}
@@ -204,7 +204,7 @@ func TestComposeInterrupted(t *testing.T) {
 	go func() { ended <- cmd.Wait() }()
 	select {
 	case <-ended:
-	case <-time.After(20 * time.Second):
+	case <-time.After(busy):
 		_ = cmd.Process.Kill()
 		t.Fatalf("up goes on after SIGINT: %s", out.String())
 	}

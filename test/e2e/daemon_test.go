@@ -121,7 +121,7 @@ func (d *daemon) start() error {
 	d.mu.Lock()
 	d.cmd, d.gone = cmd, gone
 	d.mu.Unlock()
-	return d.await(20 * time.Second)
+	return d.await(busy)
 }
 
 // await waits for an answer to a ping.
@@ -154,8 +154,8 @@ func (d *daemon) log(n int) string {
 
 // stop ends the daemon as a service manager does, kill as a crash does.
 // Containers live on.
-func (d *daemon) stop() error { return d.signal(syscall.SIGTERM, 20*time.Second) }
-func (d *daemon) kill() error { return d.signal(syscall.SIGKILL, 5*time.Second) }
+func (d *daemon) stop() error { return d.signal(syscall.SIGTERM, busy) }
+func (d *daemon) kill() error { return d.signal(syscall.SIGKILL, busy) }
 
 func (d *daemon) signal(sig syscall.Signal, limit time.Duration) error {
 	if d.cmd == nil {
@@ -208,7 +208,7 @@ func (d *daemon) load(image string) error {
 
 // http is a client for requests that no CLI would send.
 func (d *daemon) http() *http.Client {
-	return &http.Client{Timeout: patient(30 * time.Second), Transport: &http.Transport{
+	return &http.Client{Timeout: max(busy, patient(30*time.Second)), Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", d.socket())

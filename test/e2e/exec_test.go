@@ -3,12 +3,14 @@ package e2e
 import (
 	"bytes"
 	"io"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
 )
 
 func TestExec(t *testing.T) {
@@ -79,24 +81,54 @@ func (s *scene) terminal(input string, args ...string) (string, int) {
 		defer close(read)
 		_, _ = io.Copy(&out, f) // EIO when the other end closes
 	}()
-	go func() {
-		time.Sleep(500 * time.Millisecond) // the CLI sets its terminal raw
-		_, _ = io.WriteString(f, input)
-	}()
 	done := make(chan struct{})
 	go func() { _ = cmd.Wait(); close(done) }()
+	go func() {
+		if input != "" && isRaw(f, done) {
+			_, _ = io.WriteString(f, input)
+		}
+	}()
+	limit, late := max(busy, patient(20*time.Second)), false
 	select {
 	case <-done:
-	case <-time.After(patient(20 * time.Second)):
+	case <-time.After(limit):
+		late = true
 		_ = cmd.Process.Kill()
 		<-done
-		s.Errorf("%s: still running after 20 s; it printed %q", strings.Join(args, " "), out.String())
 	}
 	select {
 	case <-read:
-	case <-time.After(patient(time.Second)):
+	case <-time.After(busy):
+		s.Fatalf("%s: somebody holds its terminal", strings.Join(args, " "))
+	}
+	if late {
+		s.Errorf("%s: still running after %s; it printed %q", strings.Join(args, " "), limit, out.String())
 	}
 	return out.String(), cmd.ProcessState.ExitCode()
+}
+
+// isRaw waits until the CLI has set its terminal raw: what is typed before that
+// is for the terminal, which keeps ^Q for itself, and not for the container.
+func isRaw(f *os.File, done <-chan struct{}) bool {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return false
+	}
+	for {
+		raw := false
+		_ = conn.Control(func(fd uintptr) {
+			t, err := unix.IoctlGetTermios(int(fd), unix.TCGETS)
+			raw = err == nil && t.Lflag&unix.ICANON == 0
+		})
+		if raw {
+			return true
+		}
+		select {
+		case <-done:
+			return false
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }
 
 func TestTerminal(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -266,7 +267,14 @@ func TestGarbledImages(t *testing.T) {
 	s := ownDaemon(t)
 	s.ok("run", "-d", "--init", "--name", "runs", "busybox", "sleep", "1000")
 	s.ok("run", "--name", "ended", "busybox", "sh", "-c", "echo kept > /wrote")
-	time.Sleep(1500 * time.Millisecond) // the copy of the names
+	if err := eventually(2*time.Second, func() error {
+		if b, _ := os.ReadFile(filepath.Join(s.d.data(), "image", "names.json")); !bytes.Contains(b, []byte("busybox")) {
+			return fmt.Errorf("the copy of the names is %q", b)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
 	for _, name := range []string{"meta.db", "layers/metadata.db"} {
 		if err := s.d.kill(); err != nil {
 			t.Fatal(err)
@@ -391,7 +399,7 @@ func (s *scene) fill() func() {
 // the log says what it lacks, and all goes on when there is room again.
 func TestFullDisk(t *testing.T) {
 	s := fullDaemon(t, "24m")
-	s.ok("run", "-d", "--init", "--name", "talks", "busybox", "sh", "-c", "while :; do echo $(printf %01000d 0); sleep 0.02; done")
+	s.ok("run", "-d", "--init", "--name", "talks", "busybox", "sh", "-c", "n=0; while :; do echo $(printf %01000d 0); n=$((n+1)); echo $n >/dev/shm/n; sleep 0.02; done")
 	s.ok("run", "-d", "--name", "ends", "busybox", "sh", "-c", "while [ ! -e /go ]; do sleep 0.05; done; exit 7")
 	empty := s.fill()
 	if r := s.docker("create", "--name", "none", "busybox", "true"); r.Code == 0 {
@@ -400,7 +408,19 @@ func TestFullDisk(t *testing.T) {
 		s.contains("error", r.Stderr, "no space left on device")
 	}
 	s.ok("exec", "talks", "true")
-	time.Sleep(time.Second) // the log has its gap
+	lines := func() int {
+		n, _ := strconv.Atoi(s.docker("exec", "talks", "cat", "/dev/shm/n").out())
+		return n
+	}
+	before := lines()
+	if err := eventually(time.Second, func() error {
+		if n := lines() - before; n < 50 { // then the log has its gap
+			return fmt.Errorf("%d lines on the full disk", n)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
 	s.ok("kill", "ends")
 	s.until("ends", "{{.State.Status}}", "exited")
 	s.equal("exit code", s.inspect("ends", "{{.State.ExitCode}}"), "137")

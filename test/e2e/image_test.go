@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -102,12 +103,7 @@ func registry(t *testing.T) string {
 		}
 	}
 	dir := t.TempDir()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	l.Close()
+	addr := freeAddress(t)
 	config := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage:\n  filesystem: {rootdirectory: %s}\n  delete: {enabled: true}\nhttp: {addr: \"%s\"}\n", dir, addr)
 	file := filepath.Join(dir, "config.yml")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
@@ -128,6 +124,24 @@ func registry(t *testing.T) string {
 		t.Fatalf("docker-registry: %v", err)
 	}
 	return addr
+}
+
+var ports atomic.Int32
+
+// freeAddress is one on loopback for a server that is started later: its port
+// is not of those that the kernel gives out to others meanwhile, nor of those
+// of our name servers.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	for range 3000 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 16000+ports.Add(1)))
+		if err == nil {
+			l.Close()
+			return l.Addr().String()
+		}
+	}
+	t.Fatal("no port is free")
+	return ""
 }
 
 func TestPushPull(t *testing.T) {

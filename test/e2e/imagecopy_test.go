@@ -27,7 +27,7 @@ func TestImageCopy(t *testing.T) {
 	// The second shares all but a small layer; over "ssh", to a socket that is named.
 	bin := t.TempDir()
 	script := fmt.Sprintf("#!/bin/sh\nfor a; do last=$a; done\nPATH=%s:$PATH exec sh -c \"$last\"\n", tools.bin)
-	if err := os.WriteFile(filepath.Join(bin, "ssh"), []byte(script), 0o755); err != nil {
+	if err := writeProgram(filepath.Join(bin, "ssh"), script); err != nil {
 		t.Fatal(err)
 	}
 	r = s.d.command(commandLimit, nil, "env", "PATH="+bin+":"+os.Getenv("PATH"), tools.wharf, "image", "copy", two, "ssh://somewhere"+other.d.socket())

@@ -26,7 +26,7 @@ func TestImageGC(t *testing.T) {
 	s.ok("cp", file, cid+":/zeros")
 	s.ok("commit", cid, big)
 	s.ok("rm", cid)
-	for end := time.Now().Add(60 * time.Second); s.docker("image", "inspect", big).Code == 0 || s.docker("image", "inspect", gone).Code == 0; {
+	for end := time.Now().Add(2 * busy); s.docker("image", "inspect", big).Code == 0 || s.docker("image", "inspect", gone).Code == 0; {
 		if time.Now().After(end) {
 			t.Fatal("they stay")
 		}

@@ -22,6 +22,10 @@ func patient(limit time.Duration) time.Duration {
 	return limit
 }
 
+// busy is the least that is given to what has to happen: the machine may be
+// doing many other things.
+const busy = time.Minute
+
 // isolationFlags start a daemon whose containers are machines: none is large,
 // so that many are there at once.
 func isolationFlags() []string {

@@ -122,7 +122,7 @@ func (s *scene) sent(driver, name, id string, began time.Time, got []message) {
 		}
 		return
 	}
-	if d := began.Sub(m.at); d > 20*time.Second || d < -20*time.Second {
+	if d := began.Sub(m.at); d.Abs() > 2*busy {
 		s.Errorf("time %v", m.at)
 	}
 }

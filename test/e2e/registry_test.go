@@ -333,7 +333,7 @@ esac
 `
 	kept := filepath.Join(dir, "kept")
 	for file, text := range map[string]string{"docker-credential-test": helper, "config.json": `{"credsStore": "test"}`} {
-		if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o755); err != nil {
+		if err := writeProgram(filepath.Join(dir, file), text); err != nil {
 			s.Fatal(err)
 		}
 	}

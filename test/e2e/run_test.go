@@ -140,7 +140,7 @@ func TestRunNamespaces(t *testing.T) {
 		{name: "network unknown", args: bb("--network", "nonesuch", "--", "true"), code: 125, stderr: "network nonesuch not found"},
 		{name: "container unknown", args: bb("--network", "container:nonesuch", "--", "true"), code: 125, stderr: "No such container: nonesuch"},
 		{name: "bridge", args: bb("--", "ls", "/sys/class/net"), stdout: "~eth0[\\s\\S]*lo"},
-		{name: "bridge gateway answers", args: bb("--", "sh", "-c", "ping -c 1 -W 2 $(ip route | awk '/default/{print $3}') >/dev/null && echo pong"), stdout: "pong"},
+		{name: "bridge gateway answers", args: bb("--", "sh", "-c", "ping -c 1 -W 20 $(ip route | awk '/default/{print $3}') >/dev/null && echo pong"), stdout: "pong"},
 	})
 }
 
@@ -159,7 +159,7 @@ func TestRunSharedNamespaces(t *testing.T) {
 	same("pid", "--pid", "container:"+a)
 	same("ipc", "--ipc", "container:"+a)
 	s.equal("processes seen", s.ok("run", "--rm", "--pid", "container:"+a, "busybox", "sh", "-c", "ps -o args | grep -c '^sleep 1000'"), "1")
-	s.ok("run", "--rm", "busybox", "ping", "-c", "1", "-W", "2", lastAddress(ip))
+	s.ok("run", "--rm", "busybox", "ping", "-c", "1", "-W", "20", lastAddress(ip))
 }
 
 // lastAddress takes the last of addresses that a template wrote without a

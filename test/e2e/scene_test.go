@@ -93,7 +93,7 @@ func (s *scene) finish() {
 		}
 	}
 	if len(ids) > 0 { // all of it at the daemon's end
-		if err := s.d.ask(ids...); err != nil {
+		if err := eventually(3*time.Second, func() error { return s.d.ask(ids...) }); err != nil {
 			s.Errorf("fsck after the test: %v", err)
 		}
 	}
@@ -170,7 +170,7 @@ func (s *scene) inspect(ref, format string) string {
 func (s *scene) until(ref, format, want string) {
 	s.Helper()
 	var got string
-	deadline := time.Now().Add(patient(15 * time.Second))
+	deadline := time.Now().Add(max(busy, patient(15*time.Second)))
 	for time.Now().Before(deadline) {
 		if got = s.docker("inspect", "-f", format, ref).out(); got == want {
 			return

@@ -191,12 +191,7 @@ func TestTLS(t *testing.T) {
 	}
 	certs := t.TempDir()
 	makeCerts(t, certs)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	l.Close()
+	addr := freeAddress(t)
 	s := ownDaemon(t, "--bridge", "none", "-H", "tcp://"+addr, "--tlsverify", "--tlscacert", certs+"/ca.pem", "--tlscert", certs+"/cert.pem", "--tlskey", certs+"/key.pem")
 	tls := []string{"-H", "tcp://" + addr, "--tlsverify", "--tlscacert", certs + "/ca.pem", "--tlscert", certs + "/cert.pem", "--tlskey", certs + "/key.pem"}
 	s.equal("with certificate", s.ok(append(tls, "version", "-f", "{{.Server.Os}}")...), "linux")

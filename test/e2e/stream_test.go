@@ -27,7 +27,7 @@ func TestWaitConditions(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), patient(20*time.Second))
+	ctx, cancel := context.WithTimeout(context.Background(), max(2*busy, patient(20*time.Second)))
 	defer cancel()
 	id := s.ok("create", "busybox", "sh", "-c", "sleep 0.2; exit 8")
 	next := c.ContainerWait(ctx, id, client.ContainerWaitOptions{Condition: container.WaitConditionNextExit})
@@ -68,7 +68,7 @@ func TestWebsocketAttach(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = conn.SetDeadline(time.Now().Add(patient(10 * time.Second)))
+	_ = conn.SetDeadline(time.Now().Add(max(busy, patient(10*time.Second))))
 	if _, err := io.WriteString(ws, "echo $((40+2))\n"); err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +113,7 @@ func TestEventsLive(t *testing.T) {
 			if a != want {
 				t.Errorf("event %s, want %s", a, want)
 			}
-		case <-time.After(patient(5 * time.Second)):
+		case <-time.After(max(busy, patient(5*time.Second))):
 			t.Fatalf("no event %s", want)
 		}
 	}
@@ -191,7 +191,7 @@ func TestPublish(t *testing.T) {
 		t.Fatalf("port: %q", addr)
 	}
 	if err := eventually(5*time.Second, func() error {
-		resp, err := (&http.Client{Timeout: patient(2 * time.Second)}).Get("http://" + addr + "/")
+		resp, err := (&http.Client{Timeout: max(busy/6, patient(2*time.Second))}).Get("http://" + addr + "/")
 		if err != nil {
 			return err
 		}
@@ -220,14 +220,14 @@ func TestUserNetwork(t *testing.T) {
 	s.ok("network", "create", network)
 	t.Cleanup(func() { s.docker("network", "rm", network) })
 	a := s.idle("--network", network, "--name", s.name("a"), "--network-alias", "first")
-	s.ok("run", "--rm", "--network", network, "busybox", "ping", "-c", "1", "-W", "2", s.name("a"))
-	s.ok("run", "--rm", "--network", network, "busybox", "ping", "-c", "1", "-W", "2", "first")
+	s.ok("run", "--rm", "--network", network, "busybox", "ping", "-c", "1", "-W", "20", s.name("a"))
+	s.ok("run", "--rm", "--network", network, "busybox", "ping", "-c", "1", "-W", "20", "first")
 	second := s.name("net2")
 	s.ok("network", "create", second)
 	t.Cleanup(func() { s.docker("network", "rm", second) })
 	other := s.idle("--network", second)
 	s.ok("network", "connect", network, other)
-	s.ok("exec", other, "ping", "-c", "1", "-W", "2", "first")
+	s.ok("exec", other, "ping", "-c", "1", "-W", "20", "first")
 	s.ok("network", "disconnect", network, other)
 	s.fails(1, "has active endpoints", "network", "rm", network)
 	s.fails(1, "", "exec", other, "ping", "-c", "1", "-W", "2", "first")
@@ -250,12 +250,12 @@ func (s *scene) joinedLater(network string) {
 		server = "nameserver " + s.ok("network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", network)
 	}
 	s.contains("resolv.conf", s.ok("exec", id, "cat", "/etc/resolv.conf"), server)
-	s.ok("exec", id, "ping", "-c", "1", "-W", "2", "first")
+	s.ok("exec", id, "ping", "-c", "1", "-W", "20", "first")
 	for _, name := range []string{late, "second", id[:12]} {
-		s.ok("run", "--rm", "--network", network, "busybox", "ping", "-c", "1", "-W", "2", name)
+		s.ok("run", "--rm", "--network", network, "busybox", "ping", "-c", "1", "-W", "20", name)
 	}
 	s.ok("rename", id, late+"-new")
-	s.ok("run", "--rm", "--network", network, "busybox", "ping", "-c", "1", "-W", "2", late+"-new")
+	s.ok("run", "--rm", "--network", network, "busybox", "ping", "-c", "1", "-W", "20", late+"-new")
 	s.ok("network", "disconnect", network, id)
 	if err := eventually(time.Second, func() error { // a machine's is written again within a second
 		if after := s.ok("exec", id, "cat", "/etc/resolv.conf"); after != before {

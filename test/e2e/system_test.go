@@ -99,7 +99,7 @@ func TestNetworksListed(t *testing.T) {
 	s.contains("inspect", s.ok("network", "inspect", "bridge"), "Subnet", "Gateway")
 	a, b := s.idle("--name", s.name("a")), s.idle("--name", s.name("b"))
 	ip := lastAddress(s.inspect(b, "{{.NetworkSettings.IPAddress}}{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"))
-	s.ok("exec", a, "ping", "-c", "1", "-W", "2", ip)
+	s.ok("exec", a, "ping", "-c", "1", "-W", "20", ip)
 	s.contains("endpoints", s.ok("network", "inspect", "bridge"), s.name("a"), s.name("b"))
 	s.fails(1, "nonesuch not found", "network", "inspect", "nonesuch")
 	s.fails(1, "", "network", "rm", "bridge")
@@ -111,7 +111,7 @@ func TestTCPBetweenContainers(t *testing.T) {
 	ip := lastAddress(s.inspect(server, "{{.NetworkSettings.IPAddress}}{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"))
 	if err := eventually(5*time.Second, func() error {
 		// Debian's busybox-static wget crashes in getaddrinfo (glibc), on any host.
-		r := s.docker("run", "--rm", "busybox", "sh", "-c", `printf 'GET / HTTP/1.0\r\n\r\n' | nc -w 2 `+ip+" 8080")
+		r := s.docker("run", "--rm", "busybox", "sh", "-c", `printf 'GET / HTTP/1.0\r\n\r\n' | nc -w 20 `+ip+" 8080")
 		if !strings.Contains(r.Stdout, "served") {
 			return fmt.Errorf("%s", r)
 		}

@@ -44,7 +44,7 @@ func TestTrashUndo(t *testing.T) {
 	name := s.name("db")
 	id := s.ok("run", "-d", "--name", name, "-v", "/data", "busybox", "sh", "-c", "[ -e /y ] || { echo precious >/data/x; echo said; echo layer >/y; }; exec sleep 1000")
 	s.until(name, "{{.State.Running}}", "true")
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(busy)
 	for s.docker("exec", name, "cat", "/y").out() != "layer" && time.Now().Before(deadline) {
 		time.Sleep(20 * time.Millisecond)
 	}
@@ -200,7 +200,7 @@ func (s *scene) kinds() map[string]int {
 
 func (s *scene) eventually(what string, ok func() bool) {
 	s.Helper()
-	for deadline := time.Now().Add(15 * time.Second); !ok(); time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(busy); !ok(); time.Sleep(100 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			s.Errorf("not so: %s (%+v)", what, s.trash())
 			return

@@ -28,7 +28,7 @@ func (s *scene) trusting(file, text string) {
 	if err := syscall.Kill(pid, syscall.SIGHUP); err != nil {
 		s.Fatal(err)
 	}
-	for end := time.Now().Add(10 * time.Second); strings.Count(s.d.log(1<<20), "configuration reloaded") == before; {
+	for end := time.Now().Add(busy); strings.Count(s.d.log(1<<20), "configuration reloaded") == before; {
 		if time.Now().After(end) {
 			s.Fatal("the daemon did not read its configuration again")
 		}

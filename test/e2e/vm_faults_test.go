@@ -99,7 +99,15 @@ func TestMachineFullDisk(t *testing.T) {
 		"echo up; sleep 10; head -c 40000000 /dev/urandom >/big && sync && md5sum </big && sleep 1000")
 	s.prints(vm, "up")
 	empty := s.fill()
-	time.Sleep(30 * time.Second)
+	if err := eventually(machineLimit, func() error {
+		r := s.docker("exec", vm, "true")
+		if !strings.Contains(r.Stderr, "it stands still, because the host's disk is full since ") {
+			return fmt.Errorf("exec in a machine that stands still: %s", r)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
 	if out := s.docker("logs", vm).Stdout; out != "up\n" {
 		t.Errorf("40 MB were written to a full disk: %s", out)
 	}
