@@ -2,6 +2,7 @@ package host
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -154,7 +155,7 @@ func TestDetect(t *testing.T) {
 	if left, _ := os.ReadDir(root); len(left) != 0 {
 		t.Errorf("left in the data root: %v", left)
 	}
-	if left, _ := filepath.Glob("/sys/fs/cgroup/*/wharf-probe-*"); len(left) != 0 {
+	if left, _ := filepath.Glob(fmt.Sprintf("/sys/fs/cgroup/*/wharf-probe-%d", os.Getpid())); len(left) != 0 {
 		t.Errorf("left groups: %v", left)
 	}
 	if nsAfter, _ := os.Readlink("/proc/self/ns/net"); nsAfter != nsBefore {

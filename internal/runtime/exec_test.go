@@ -37,7 +37,7 @@ func started(t testing.TB, b *model.Bundle) *runtime.Process {
 
 func preparedExec(t testing.TB, b *model.Bundle, e *model.ExecSpec) *runtime.PreparedExec {
 	t.Helper()
-	p, err := prepare.Exec(b, e, "wharf-test/"+b.ID.Short(), prepare.Options{})
+	p, err := prepare.Exec(b, e, parent+"/"+b.ID.Short(), prepare.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

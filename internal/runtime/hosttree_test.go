@@ -32,7 +32,7 @@ func TestHostTree(t *testing.T) {
 	}
 	o := prepare.Options{Unshifted: true, RootTarget: dir, SpecUser: true}
 	inSharedTree(t, func() {
-		p, err := prepare.Container(b, "wharf-test/"+b.ID.Short(), o)
+		p, err := prepare.Container(b, parent+"/"+b.ID.Short(), o)
 		if err != nil {
 			t.Error(err)
 			return
@@ -47,7 +47,7 @@ func TestHostTree(t *testing.T) {
 		}
 		defer proc.Close()
 		e := &model.ExecSpec{Process: &specs.Process{Args: []string{"cat", "/here"}, Cwd: "/", Env: []string{"PATH=/bin"}}}
-		x, err := prepare.Exec(b, e, "wharf-test/"+b.ID.Short(), o)
+		x, err := prepare.Exec(b, e, parent+"/"+b.ID.Short(), o)
 		if err != nil {
 			t.Error(err)
 			return
@@ -119,7 +119,7 @@ func TestDevIsALink(t *testing.T) {
 				b.IDs, b.Rootfs = model.IDRange{}, model.Rootfs{Dir: dir}
 				o = prepare.Options{Unshifted: true, RootTarget: dir, SpecUser: true}
 			}
-			p, err := prepare.Container(b, "wharf-test/"+b.ID.Short(), o)
+			p, err := prepare.Container(b, parent+"/"+b.ID.Short(), o)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -18,17 +18,17 @@ import (
 )
 
 func group(t testing.TB, b *model.Bundle) *cgroup.Group {
-	g := cgroup.Open("wharf-test/" + b.ID.Short())
+	g := cgroup.Open(parent + "/" + b.ID.Short())
 	t.Cleanup(func() {
 		if err := g.Remove(); err != nil {
 			t.Error(err)
 		}
 		l := cgroup.Detect()
 		for _, base := range l.V1 {
-			_ = os.Remove(filepath.Join(base, "wharf-test"))
+			_ = os.Remove(filepath.Join(base, parent))
 		}
 		if l.V2 != "" {
-			_ = os.Remove(filepath.Join(l.V2, "wharf-test"))
+			_ = os.Remove(filepath.Join(l.V2, parent))
 		}
 	})
 	return g
@@ -132,11 +132,11 @@ func TestUnified(t *testing.T) {
 	b.Spec.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/kmsg", Type: "c", Major: 1, Minor: 11, FileMode: ptr(os.FileMode(0o666))}}
 	b.Spec.Linux.Resources = &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}}
 	b.Spec.Mounts = append(b.Spec.Mounts, specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"ro"}})
-	p, err := prepare.Container(b, "wharf-test/"+b.ID.Short(), prepare.Options{Host: &host})
+	p, err := prepare.Container(b, parent+"/"+b.ID.Short(), prepare.Options{Host: &host})
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := cgroup.New(host.Cgroup, "wharf-test/"+b.ID.Short())
+	g := cgroup.New(host.Cgroup, parent+"/"+b.ID.Short())
 	r, w, _ := os.Pipe()
 	defer r.Close()
 	proc, err := runtime.Create(p, runtime.Files{Stdout: w, Stderr: w})
@@ -205,7 +205,7 @@ func TestControllers2(t *testing.T) {
 		"cpu.weight": "20", "cpu.max": "50000 100000", "cpu.max.burst": "10000", "cpuset.cpus": "0", "cpuset.mems": "0", "pids.max": "50",
 		"io.max": itoa(int(rate.Major)) + ":" + itoa(int(rate.Minor)) + " rbps=1048576", "hugetlb.2MB.max": "4194304",
 	} {
-		data, err := os.ReadFile(filepath.Join(l.V2, "wharf-test", b.ID.Short(), file))
+		data, err := os.ReadFile(filepath.Join(l.V2, parent, b.ID.Short(), file))
 		if os.IsNotExist(err) && (strings.HasPrefix(file, "hugetlb") && !l.V2Controllers["hugetlb"] || file == "memory.swap.max") {
 			t.Logf("this kernel has no %s", file)
 			continue

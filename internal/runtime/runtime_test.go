@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -14,15 +15,22 @@ import (
 
 	"wharf/internal/model"
 	"wharf/internal/runtime"
+	"wharf/internal/runtime/cgroup"
 	"wharf/internal/runtime/prepare"
 )
 
 func TestMain(m *testing.M) {
 	runtime.Main()
-	os.Exit(m.Run())
+	code := m.Run()
+	_ = cgroup.Open(parent).Remove()
+	os.Exit(code)
 }
 
 const busybox = "/bin/busybox"
+
+// parent is the control group of this process's containers: other packages'
+// tests run meanwhile, and an empty parent is removed.
+var parent = "wharf-test-" + strconv.Itoa(os.Getpid())
 
 // needRoot skips where the machine does not let us make containers.
 func needRoot(t testing.TB) {
@@ -129,7 +137,7 @@ func defaultSpec(args ...string) *specs.Spec {
 // prepared runs the data through JSON, as between daemon and monitor.
 func prepared(t testing.TB, b *model.Bundle) *runtime.Prepared {
 	t.Helper()
-	p, err := prepare.Container(b, "wharf-test/"+b.ID.Short(), prepare.Options{})
+	p, err := prepare.Container(b, parent+"/"+b.ID.Short(), prepare.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -50,7 +50,7 @@ func TestCages(t *testing.T) {
 		"reboot -f", "hostname x", "sh -c echo\t1\t>/proc/sys/kernel/panic", "sh -c (exit\t0)|cat"}
 	const look = `grep -E "^(NoNewPrivs|CapEff|Seccomp):" /proc/self/status`
 	for name, c := range cages(share) {
-		c.root, c.ids, c.name, c.cgroup = root, model.IDRange{Host: 1 << 20, Size: 65536}, "cage", "wharf-test/cage-"+name
+		c.root, c.ids, c.name, c.cgroup = root, model.IDRange{Host: 1 << 20, Size: 65536}, "cage", parent+"/cage-"+name
 		c.binds = append(c.binds, specs.Mount{Destination: "/vm/probe", Type: "bind", Source: exe, Options: []string{"bind", "ro", "nosuid", "nodev"}})
 		run := func(args ...string) (string, bool) {
 			c.args = args
@@ -79,6 +79,7 @@ func TestCages(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	_ = cgroup.Open(parent).Remove() // unless machines are there
 	// What is made belongs to the host's root, as what a container makes in a
 	// bind does.
 	if st, err := os.Stat(filepath.Join(share, "own")); err != nil || st.Sys().(*syscall.Stat_t).Uid != 0 {
