@@ -75,6 +75,11 @@ func (a *Agent) disks(b *guestapi.Boot) error {
 			return err
 		}
 	}
+	if b.Late > 0 {
+		if err := answering(b.Mounts, lateTime); err != nil {
+			return err
+		}
+	}
 	for i := range b.Mounts {
 		if err := fill(guestapi.LayersDir+"/0", &b.Mounts[i]); err != nil {
 			return err
