@@ -2,6 +2,7 @@ package build
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -40,7 +41,7 @@ func (r *Room) adopt(ctx context.Context, src *exporter.Source, target ocispec.D
 		return
 	}
 	ref = ref.Clone()
-	dirs, unmount, err := layerDirs(ctx, ref)
+	dirs, done, err := layerDirs(ctx, ref)
 	if err != nil {
 		r.log.DebugContext(ctx, "layers of a build are not taken over", "image", target.Digest, "why", err)
 		_ = ref.Release(context.WithoutCancel(ctx))
@@ -49,9 +50,7 @@ func (r *Room) adopt(ctx context.Context, src *exporter.Source, target ocispec.D
 	r.adopting.Add(1)
 	err = r.opts.Images.Adopt(target, dirs, func() {
 		defer r.adopting.Done()
-		if unmount != nil {
-			_ = unmount()
-		}
+		_ = done()
 		_ = ref.Release(context.WithoutCancel(ctx))
 	})
 	if err != nil {
@@ -60,8 +59,8 @@ func (r *Room) adopt(ctx context.Context, src *exporter.Source, target ocispec.D
 }
 
 // layerDirs tells where the layers of ref are unpacked, by the digests of
-// their uncompressed tars.
-func layerDirs(ctx context.Context, ref cache.ImmutableRef) (_ map[digest.Digest]string, unmount func() error, err error) {
+// their uncompressed tars. done gives back what holds them.
+func layerDirs(ctx context.Context, ref cache.ImmutableRef) (_ map[digest.Digest]string, done func() error, err error) {
 	remotes, err := ref.GetRemotes(ctx, false, config.RefConfig{Compression: compression.New(compression.Default)}, false, nil)
 	if err != nil {
 		return nil, nil, err
@@ -69,30 +68,77 @@ func layerDirs(ctx context.Context, ref cache.ImmutableRef) (_ map[digest.Digest
 	if len(remotes) != 1 {
 		return nil, nil, fmt.Errorf("%d forms", len(remotes))
 	}
-	m, err := ref.Mount(ctx, true, nil)
-	if err != nil {
-		return nil, nil, err
-	}
-	ms, unmount, err := raw(m).Mount()
-	if err != nil {
-		return nil, nil, err
-	}
-	dirs := dirsOf(ms)
 	descs := remotes[0].Descriptors
-	if len(dirs) != len(descs) { // merged: the directories are others than the layers
-		if unmount != nil {
-			_ = unmount()
-		}
-		return nil, nil, fmt.Errorf("%d directories of %d layers", len(dirs), len(descs))
+	chain := ref.LayerChain()
+	defer func() { _ = chain.Release(context.WithoutCancel(ctx)) }() // ref holds them
+	if len(chain) != len(descs) {
+		return nil, nil, fmt.Errorf("%d layers, %d blobs", len(chain), len(descs))
+	}
+	dirs, done, err := chainDirs(ctx, chain)
+	if err != nil {
+		return nil, nil, err
 	}
 	out := map[digest.Digest]string{}
 	for i, d := range descs {
-		id, err := digest.Parse(d.Annotations["containerd.io/uncompressed"])
-		if err == nil {
-			out[id] = dirs[len(dirs)-1-i]
+		if id, err := digest.Parse(d.Annotations["containerd.io/uncompressed"]); err == nil {
+			out[id] = dirs[i]
 		}
 	}
-	return out, unmount, nil
+	return out, done, nil
+}
+
+// chainDirs tells the directory of each layer, lowest first. The topmost
+// directory of a layer's own mount is the layer's. Where there are as many as
+// layers below it, these are those; after a merge (COPY --link) they are
+// others, and each layer is mounted for itself.
+func chainDirs(ctx context.Context, chain cache.RefList) (_ []string, done func() error, err error) {
+	var unmounts []func() error
+	unmountAll := func() error {
+		var errs []error
+		for _, u := range unmounts {
+			errs = append(errs, u())
+		}
+		return errors.Join(errs...)
+	}
+	defer func() {
+		if err != nil {
+			_ = unmountAll()
+		}
+	}()
+	out := make([]string, len(chain))
+	for i := len(chain) - 1; i >= 0; i-- {
+		if computed(chain[i]) {
+			return nil, nil, fmt.Errorf("layer %d is a difference: what it removes is in its archive only", i)
+		}
+		m, err := chain[i].Mount(ctx, true, nil)
+		if err != nil {
+			return nil, nil, err
+		}
+		ms, unmount, err := raw(m).Mount()
+		if err != nil {
+			return nil, nil, err
+		}
+		if unmount != nil {
+			unmounts = append(unmounts, unmount)
+		}
+		dirs := dirsOf(ms)
+		if len(dirs) == 0 {
+			return nil, nil, fmt.Errorf("layer %d has no directory", i)
+		}
+		out[i] = dirs[0]
+		if len(dirs) == i+1 {
+			for j, dir := range dirs {
+				out[i-j] = dir
+			}
+			break
+		}
+	}
+	return out, unmountAll, nil
+}
+
+// computed: the layer is what BuildKit found as the difference of two others.
+func computed(ref cache.ImmutableRef) bool {
+	return ref.GetString("cache.lowerDiffParent") != "" || ref.GetString("cache.upperDiffParent") != ""
 }
 
 // dirsOf are the directories of a read-only mount, topmost first.
