@@ -98,7 +98,7 @@ func boot(t *testing.T, script string, edit func(*monitorapi.Start)) *rig {
 	}
 	go func() { r.ended <- run(st, Files{}, theirs, &monitorapi.Reader{R: theirs}, fakeEngine{}, nil) }()
 	r.control, r.ctlFile = &monitorapi.Reader{R: ours}, ours
-	_ = ours.SetReadDeadline(time.Now().Add(time.Minute))
+	_ = ours.SetReadDeadline(time.Now().Add(5 * time.Minute))
 	if err := r.control.Expect(monitorapi.StartedFrame, &r.started); err != nil {
 		t.Fatal(err)
 	}
@@ -146,7 +146,7 @@ func (r *rig) ask(q monitorapi.Request) (net.Conn, *monitorapi.Reader, monitorap
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(func() { _ = c.Close() })
-	_ = c.SetDeadline(time.Now().Add(time.Minute))
+	_ = c.SetDeadline(time.Now().Add(5 * time.Minute))
 	q.Version = 1
 	if err := monitorapi.WriteJSON(c, monitorapi.RequestFrame, q); err != nil {
 		r.t.Fatal(err)
