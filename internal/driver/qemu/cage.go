@@ -97,7 +97,7 @@ func (c *cage) prepare() (*runtime.Prepared, error) {
 		Linux: &specs.Linux{
 			UIDMappings:       []specs.LinuxIDMapping{{HostID: c.ids.Host, Size: c.ids.Size}},
 			GIDMappings:       []specs.LinuxIDMapping{{HostID: c.ids.Host, Size: c.ids.Size}},
-			Resources:         c.resources,
+			Resources:         c.limits(),
 			Devices:           c.devices,
 			RootfsPropagation: "private",
 		},
@@ -126,6 +126,22 @@ func (c *cage) prepare() (*runtime.Prepared, error) {
 	}
 	c.unmap(p)
 	return p, nil
+}
+
+// Linux' numbers of /dev/kvm.
+const kvmMajor, kvmMinor = 10, 232
+
+// limits are the cage's resources, and its control group lets /dev/kvm be
+// opened: by all of a machine's cages, since each cage's rules hold for the
+// others in the same group. A node of it has QEMU's alone.
+func (c *cage) limits() *specs.LinuxResources {
+	var r specs.LinuxResources
+	if c.resources != nil {
+		r = *c.resources
+	}
+	major, minor := int64(kvmMajor), int64(kvmMinor)
+	r.Devices = append(slices.Clone(r.Devices), specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: &major, Minor: &minor, Access: "rw"})
+	return &r
 }
 
 // unmap leaves the host's own files the host's: all but what a share's server
