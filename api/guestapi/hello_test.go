@@ -53,6 +53,26 @@ func TestNoHello(t *testing.T) {
 	}
 }
 
+// Whatever a guest says first, its answer to this Hello alone begins a session.
+func FuzzGreet(f *testing.F) {
+	answer := GuestHello([NonceLen]byte{7})
+	other := GuestHello([NonceLen]byte{8})
+	f.Add(answer[:])
+	f.Add(append(other[:], answer[:]...))
+	f.Add([]byte("\x00WHARFg\x01"))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		r := bytes.NewReader(in)
+		err := Greet(duplex{r, io.Discard}, [NonceLen]byte{7})
+		at := bytes.Index(in, answer[:])
+		if (err == nil) != (at >= 0) {
+			t.Fatalf("%v, and the answer is at %d", err, at)
+		}
+		if rest, _ := io.ReadAll(r); err == nil && !bytes.Equal(rest, in[at+len(answer):]) {
+			t.Errorf("left %q", rest)
+		}
+	})
+}
+
 // Whatever comes before it, a Hello is found, and nothing behind it is eaten.
 func FuzzWelcome(f *testing.F) {
 	f.Add([]byte("\x00WHARF"), []byte("\x00WHARFg\x01"))

@@ -3,6 +3,8 @@ package vmm
 import (
 	"encoding/json"
 	"time"
+
+	"wharf/api/frame"
 )
 
 // fullTime is how often QEMU is asked how its machine is, and a machine that it
@@ -41,5 +43,5 @@ func (m *machine) state() string {
 	if err != nil || json.Unmarshal(v, &s) != nil {
 		return stateNone
 	}
-	return s.Status
+	return frame.Printable(s.Status, 40)
 }

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"wharf/api/frame"
 	"wharf/api/monitorapi"
 	"wharf/internal/vmm/vmmapi"
 )
@@ -109,7 +110,7 @@ func (q *qmp) command(name string, arguments json.RawMessage, file *os.File) (js
 			return nil, fmt.Errorf("qmp %s: %w", name, err)
 		case m.ID != q.last: // an event, or an answer that came too late
 		case m.Error != nil:
-			return nil, fmt.Errorf("qmp %s: %s", name, m.Error.Desc)
+			return nil, fmt.Errorf("qmp %s: %s", name, frame.Printable(m.Error.Desc, 500))
 		case m.Return != nil:
 			return m.Return, nil
 		}
