@@ -22,4 +22,4 @@ bash test/setup.sh test
 mkdir -p .cache/tools
 "$GO" build -o .cache/tools/tally ./test/tally || exit 1
 bash test/images.sh >/dev/null || exit 1
-"$GO" test -json -count=1 -timeout "${LIMIT:-90m}" -parallel "${PARALLEL:-2}" -run "$only" ./test/e2e 2>&1 | .cache/tools/tally ${COUNTS:+-add "$COUNTS"}
+"$GO" test -json -count=1 -timeout "${LIMIT:-90m}" -parallel "${PARALLEL:-2}" -run "$only" ./test/e2e 2>&1 | .cache/tools/tally ${COUNTS:+-add "$COUNTS"} ${FAILURES:+-failures "$FAILURES"}
