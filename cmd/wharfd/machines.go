@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -61,8 +62,13 @@ func openMachines(c *config.Config) (*qemu.Driver, error) {
 		ExecRoot: c.ExecRoot, CgroupParent: strings.TrimPrefix(c.CgroupParent, "/"),
 		Boot:   boot.New(bootOptions(c)),
 		Accel:  p.Accel,
-		Memory: int64(c.VMMemory), IDs: model.IDRange{Host: c.IDBase, Size: 65536}, Debug: c.VMDebug, NoTemplates: !c.VMTemplates,
+		Memory: int64(c.VMMemory), IDs: machineIDs(c), Debug: c.VMDebug, NoTemplates: !c.VMTemplates,
 	})
+}
+
+// machineIDs is the range of machines that have none of their own.
+func machineIDs(c *config.Config) model.IDRange {
+	return model.IDRange{Host: c.IDBase, Size: 65536}
 }
 
 // ready is how many machines are kept ready. They are clones.
@@ -101,6 +107,15 @@ func drivers(containers driver.Driver, vms *qemu.Driver) map[model.Isolation]dri
 		all[model.IsolationVM] = vms
 	}
 	return all
+}
+
+// wantsMachines says whether images are likely to be started as machines.
+func wantsMachines(c *config.Config) bool {
+	if !c.VM || noMachines(c) != "" {
+		return false
+	}
+	usual := model.Isolation(c.DefaultIsolation) == model.IsolationVM
+	return usual || slices.ContainsFunc(isolationRules(c), func(r plan.IsolationRule) bool { return r.Isolation == model.IsolationVM })
 }
 
 // isolationRules is the configuration's isolation-policy, checked there.

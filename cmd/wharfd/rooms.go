@@ -98,6 +98,8 @@ func openRooms(ctx context.Context, c *config.Config, live *atomic.Pointer[confi
 		return nil, err
 	}
 	if vms != nil {
+		// What belongs to no instance runs there: templates, and QEMU of --privileged.
+		r.engine.HoldIDs("machines", machineIDs(c))
 		vms.SetReady(qemu.Ready{Most: ready(c), IDs: r.engine, Disks: r.images.MachineDisks})
 	}
 	r.nudged.Store(r.engine)
@@ -117,7 +119,7 @@ func (r *rooms) openStores(ctx context.Context, c *config.Config, held *undo.Sta
 		InsecureRegistries: c.InsecureRegistries, Mirrors: c.RegistryMirrors,
 		MaxDownloads: c.MaxConcurrentDownloads, MaxUploads: c.MaxConcurrentUploads,
 		Users: r.imageUsers, Changes: plan.Changes, Publish: r.records.Publish, UserAgent: "wharf/" + release(),
-		Trust: c.Trust,
+		Trust: c.Trust, Disks: wantsMachines(c),
 	}); err != nil {
 		return err
 	}

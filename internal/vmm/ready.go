@@ -29,6 +29,10 @@ const (
 	pressureTime = 10 * time.Second
 )
 
+// rehearsals is how often it does: the second time it runs through 3,000 pieces
+// of code that the first one did not (68,000), a third one through 900 more.
+const rehearsals = 2
+
 var _ monitor.Aheader = (*engine)(nil)
 
 // Ahead makes the machine and has it rehearse.
@@ -137,6 +141,18 @@ func (m *machine) rehearse() error {
 	if err := m.greet(readyTime); err != nil {
 		return err
 	}
+	for range rehearsals {
+		if err := m.rehearseStart(); err != nil {
+			return err
+		}
+	}
+	time.Sleep(50 * time.Millisecond) // for the agent to be idle again
+	_, err := m.qmp.run("stop", nil)
+	return err
+}
+
+// rehearseStart is one start, and its end.
+func (m *machine) rehearseStart() error {
 	if _, err := m.ask(readyTime, guestapi.Request{Op: guestapi.OpBoot, Boot: &m.spec.Boot}); err != nil {
 		return fmt.Errorf("rehearse the boot: %w", err)
 	}
@@ -148,9 +164,7 @@ func (m *machine) rehearse() error {
 	if _, err := m.ask(readyTime, guestapi.Request{Op: guestapi.OpReset}); err != nil {
 		return fmt.Errorf("forget the rehearsal: %w", err)
 	}
-	time.Sleep(50 * time.Millisecond) // for the agent to be idle again
-	_, err := m.qmp.run("stop", nil)
-	return err
+	return nil
 }
 
 // rehearseProcess runs a process to its end.
