@@ -279,7 +279,7 @@ func (m *machine) greet(limit time.Duration) error {
 		select {
 		case <-m.down:
 			return errors.New(m.lost())
-		case <-time.After(time.Second):
+		case <-time.After(killTime): // a busy host
 		}
 		return fmt.Errorf("greet the agent: %w", err)
 	}
