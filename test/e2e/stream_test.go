@@ -106,7 +106,7 @@ func TestEventsLive(t *testing.T) {
 	id := s.idle()
 	s.ok("pause", id)
 	s.ok("unpause", id)
-	s.ok("stop", "-t", "1", id)
+	s.ok("stop", "-t", "60", id)
 	for _, want := range []string{"create", "start", "pause", "unpause", "kill", "die", "stop"} {
 		select {
 		case a := <-got:
