@@ -75,6 +75,7 @@ func (s *Store) adopt(ctx context.Context, v variant, dirs map[digest.Digest]str
 	if err := s.addLabels(ctx, v.manifest.Config.Digest, map[string]string{labelSnapshot: c.chain().String()}); err != nil {
 		return err
 	}
+	s.unpacked(c.chain())
 	return s.ledger.settle()
 }
 

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -20,7 +19,8 @@ import (
 // Instances with a kernel of their own get disks instead of directories:
 //
 //	disks/<chain id>.erofs   all layers of a chain, merged, read-only; made at
-//	                         the first use and shared by all who use it
+//	                         the first use, or before it (disksoon.go), and
+//	                         shared by all who use it
 //	containers/<id>/disk     a sparse ext4 image, the writable layer
 //
 // The merged tree is what a container would see as its root: whiteouts and
@@ -74,8 +74,10 @@ func (s *Store) chainDisk(ctx context.Context, chain digest.Digest, dirs []strin
 	if _, err := os.Stat(at); err == nil {
 		return at, nil
 	}
-	s.disks.Lock() // one at a time: each fills a processor and the disk's queue
-	defer s.disks.Unlock()
+	if err := s.disks.one.Acquire(ctx, 1); err != nil {
+		return "", err
+	}
+	defer s.disks.one.Release(1)
 	if _, err := os.Stat(at); err == nil {
 		return at, nil
 	}
@@ -106,9 +108,12 @@ func (s *Store) merged(at string, dirs []string) (string, func() error, error) {
 	return dir, func() error { return detach(dir) }, nil
 }
 
+// newDisk begins the names of files that are being written.
+const newDisk = "new-"
+
 // writeDisk writes the tree below dir as an EROFS image, whole or not at all.
 func writeDisk(ctx context.Context, dir, at string) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(at), "new-")
+	f, err := os.CreateTemp(filepath.Dir(at), newDisk)
 	if err != nil {
 		return err
 	}
@@ -131,11 +136,11 @@ func writeDisk(ctx context.Context, dir, at string) (err error) {
 func (s *Store) pruneDisks(ctx context.Context) {
 	es, _ := os.ReadDir(s.path("disks"))
 	for _, e := range es {
-		name, ok := strings.CutSuffix(e.Name(), ".erofs")
-		if !ok || name == "empty" {
+		chain, ok := isDisk(e.Name())
+		if !ok {
 			continue
 		}
-		if _, err := s.snaps.Stat(ctx, digest.NewDigestFromEncoded(digest.SHA256, name).String()); errdefs.IsNotFound(err) {
+		if _, err := s.snaps.Stat(ctx, chain.String()); errdefs.IsNotFound(err) {
 			_ = os.Remove(s.path("disks", e.Name()))
 		}
 	}

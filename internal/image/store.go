@@ -75,6 +75,9 @@ type Options struct {
 	Changes func(base *container.Config, changes []string) (*container.Config, error)
 	// UserAgent goes with requests to registries.
 	UserAgent string
+	// Disks makes the disk for virtual machines of each image as it comes, behind;
+	// else it is made when one is created.
+	Disks bool
 	// Trust says which images may come from outside. nil: all. See SetTrust.
 	Trust *trust.Policy
 }
@@ -111,7 +114,7 @@ type Store struct {
 	auto      autoRemoval
 
 	names sync.Mutex // one change of names at a time
-	disks sync.Mutex // one EROFS image is made at a time
+	disks disker
 	empty emptyDisk
 
 	mu       sync.Mutex // guards the caches below
@@ -152,6 +155,7 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 		return nil, err
 	}
 	s.gc.init(s)
+	s.disks.init()
 	s.mounts.init(s.path("mounts"))
 	s.trash.init(s.path("trash"), s.log)
 	if s.rescued {
@@ -276,6 +280,7 @@ func (s *Store) openError(path string, err error) error {
 // Close ends the room. Containers' layers stay.
 func (s *Store) Close() error {
 	s.auto.end()
+	s.disks.close()
 	s.trash.close()
 	if s.namesDue.Load() {
 		_ = s.writeNames() // later would be too late
@@ -298,6 +303,9 @@ func (s *Store) sweep(ctx context.Context) error {
 		return err
 	}
 	s.trash.sweep()
+	if err := s.sweepDisks(); err != nil {
+		return err
+	}
 	s.gc.later()
 	return nil
 }

@@ -207,6 +207,7 @@ func (u *unpacker) unpack(v variant) error {
 		}
 	}
 	if chain := v.config.chain(); chain != "" {
+		defer s.unpacked(chain)
 		return s.addLabels(u.ctx, v.manifest.Config.Digest, map[string]string{labelSnapshot: chain.String()})
 	}
 	return nil

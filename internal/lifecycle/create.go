@@ -74,6 +74,9 @@ func (s creator) Create(ctx context.Context, r model.CreateRequest) (container.C
 	e := newEntry(m.c)
 	e.noteCreate(times)
 	s.index.add(e)
+	if m.c.Isolation == model.IsolationVM {
+		s.images.DiskSoon(img)
+	}
 	s.event(e.record(), events.ActionCreate, nil)
 	if warnings == nil {
 		warnings = []string{} // clients want a list

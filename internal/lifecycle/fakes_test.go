@@ -209,6 +209,8 @@ func (f fakeImages) Disk(_ context.Context, img model.Image) (string, error) {
 	return "/disks/" + string(img.ID), nil
 }
 
+func (f fakeImages) DiskSoon(model.Image) {}
+
 func (f fakeImages) Layers(context.Context, model.Image) ([]string, error) {
 	return []string{"/layer"}, nil
 }

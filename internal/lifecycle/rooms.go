@@ -37,6 +37,8 @@ type images interface {
 	Disks(ctx context.Context, id model.ID) (model.Rootfs, error)
 	// Disk is an image's layers as one disk, for mounts of such instances.
 	Disk(ctx context.Context, img model.Image) (string, error)
+	// DiskSoon has that disk made behind, for an instance that will want it.
+	DiskSoon(img model.Image)
 	// Discard removes the writable layer; nothing there is no error.
 	Discard(ctx context.Context, id model.ID) error
 	// Prepared lists the IDs that have a writable layer, for sweeps.
