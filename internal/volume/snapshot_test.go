@@ -277,6 +277,17 @@ func TestImportRefuses(t *testing.T) {
 			t.Errorf("%s: no error", script)
 		}
 	}
+	// A link first, and then what would be behind it.
+	out := t.TempDir()
+	tar, err := exec.Command("sh", "-c", `cd $0 && ln -s $1 l && tar -cf t l && rm l && mkdir l && echo bad >l/new && tar -rf t l/new && cat t`, t.TempDir(), out).Output()
+	must(t, err)
+	_, err = r.Import(ctx, model.VolumeImport{Name: "bad"}, bytes.NewReader(tar), nil)
+	if names, _ := os.ReadDir(out); len(names) != 0 {
+		t.Errorf("written through a link: %v, and the error is %v", names, err)
+	}
+	if err == nil {
+		must(t, r.Remove(ctx, "bad", false))
+	}
 	must(t, r.Close())
 	if _, err := os.Stat(filepath.Join(dir, "bad")); err == nil {
 		t.Error("a volume was made")
