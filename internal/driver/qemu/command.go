@@ -135,16 +135,7 @@ func (h *hardware) command() (args []string, files []vmmapi.File) {
 		}
 		add("-device", fmt.Sprintf("virtio-net-device,netdev=%s,mac=%s", id, deviceMAC(i)))
 	}
-	for i, s := range h.shares {
-		id := "share" + strconv.Itoa(i)
-		add("-chardev", "socket,id="+id+",fd="+open(vmmapi.File{Kind: vmmapi.FileShare, Name: s}))
-		if h.mode != clone { // it gets it later
-			add("-device", fmt.Sprintf("vhost-user-fs-device,chardev=%s,tag=%s,queue-size=%d", id, s, shareQueue))
-		}
-	}
-	if h.mode == clone && len(h.shares) > 0 {
-		add("-device", fmt.Sprintf("virtio-scsi-device,id=%s,bus=%s", vmmapi.Plugger, vmmapi.Slot(vmmapi.PluggerSlot)))
-	}
+	h.shareArgs(add, open)
 	add("-device", "virtio-rng-device", "-device", "virtio-balloon-device,deflate-on-oom=on,free-page-reporting="+onOff(h.mode == cold))
 	return args, files
 }

@@ -57,6 +57,20 @@ func (m *machines) shares(b *model.Bundle, list []share, cgroup string) ([]vmmap
 // shareQueue is how many requests a share's queue takes.
 const shareQueue = 1024
 
+// shareArgs gives the machine its shares; a clone gets the devices later.
+func (h *hardware) shareArgs(add func(...string), open func(vmmapi.File) string) {
+	for i, s := range h.shares {
+		id := "share" + strconv.Itoa(i)
+		add("-chardev", "socket,id="+id+",fd="+open(vmmapi.File{Kind: vmmapi.FileShare, Name: s}))
+		if h.mode != clone {
+			add("-device", fmt.Sprintf("vhost-user-fs-device,chardev=%s,tag=%s,queue-size=%d", id, s, shareQueue))
+		}
+	}
+	if h.mode == clone && len(h.shares) > 0 {
+		add("-device", fmt.Sprintf("virtio-scsi-device,id=%s,bus=%s", vmmapi.Plugger, vmmapi.Slot(vmmapi.PluggerSlot)))
+	}
+}
+
 // late are the shares of a clone: each is plugged into a slot, from the first
 // one on that the template's kernel knows of.
 func (h *hardware) late() []vmmapi.Late {

@@ -3,6 +3,7 @@ package qemu
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,9 +15,10 @@ import (
 	"wharf/internal/model"
 )
 
-// A machine with a shared directory, a file and a read-only one is a clone from
-// the second start on, and what it finds and writes is as it was when it was
-// started cold. The template is the one of machines without shares.
+// A machine with as many shares as there may be, among them a file and a read-only
+// one, is a clone from the second start on, and what it finds and writes is as it
+// was when it was started cold. The template is the one of machines without
+// shares.
 func TestCloneShares(t *testing.T) {
 	g, bundle := target(t)
 	d := g.Driver.(*Driver)
@@ -36,8 +38,9 @@ func TestCloneShares(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	const mostShares = slots - ownDevices - nics - rootDisks
 	const script = `exec 2>&1; b=/bin/busybox; cat /data/in /fixed/in /one; $b stat -c %u /data/in; echo round >> /data/out; $b chown 33:33 /data/out; $b stat -c %u:%g /data/out
-		echo x > /fixed/out; ls /fixed; $b grep -c virtiofs /proc/mounts`
+		echo x > /fixed/out; ls /fixed; $b grep -c virtiofs /proc/mounts; cat /more*/in`
 	run := func() (string, []string) {
 		b := bundle(t, "/bin/sh", "-c", script)
 		for at, file := range map[string]string{"/data": "data", "/one": "one", "/fixed": "fixed"} {
@@ -46,6 +49,9 @@ func TestCloneShares(t *testing.T) {
 				o = append(o, "ro")
 			}
 			b.Spec.Mounts = append(b.Spec.Mounts, specs.Mount{Destination: at, Type: "bind", Source: filepath.Join(dir, file), Options: o})
+		}
+		for i := range mostShares - 3 {
+			b.Spec.Mounts = append(b.Spec.Mounts, specs.Mount{Destination: fmt.Sprint("/more", i), Type: "bind", Source: filepath.Join(dir, "data"), Options: []string{"rbind", "rprivate"}})
 		}
 		return stepsToEnd(t, d, b)
 	}
