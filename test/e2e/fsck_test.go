@@ -157,9 +157,25 @@ func (d *daemon) mounted() error {
 	return nil
 }
 
+// runs says whether the daemon was started and has not ended.
+func (d *daemon) runs() bool {
+	select {
+	case <-d.gone:
+		return false
+	default:
+		return d.gone != nil
+	}
+}
+
+// readyGroup begins the names of control groups of machines that are kept ready.
+const readyGroup = "ready-"
+
 func (d *daemon) groupsLeft() error {
 	var errs []error
 	for _, g := range groups(d.parent) {
+		if strings.HasPrefix(filepath.Base(g), readyGroup) && d.runs() {
+			continue // the machine that is kept for the next start
+		}
 		if filepath.Base(g) != d.parent { // the parent itself may stay
 			errs = append(errs, fmt.Errorf("left control group %s", g))
 		}

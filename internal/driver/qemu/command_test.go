@@ -39,9 +39,16 @@ func sharing(names ...string) *hardware {
 	return h
 }
 
+// ahead is a clone that waits, of a template with a third disk.
+func ahead() *hardware {
+	h := example(clone)
+	h.ahead, h.disks = true, append(h.disks, disk{serial: "volume", path: "/volume", size: 4 << 30})
+	return h
+}
+
 // The command lines of the three modes, with the descriptors that they name.
 func TestCommand(t *testing.T) {
-	for name, h := range map[string]*hardware{"cold": example(cold), "template": example(template), "clone": example(clone), "shares": sharing("share0", "share1")} {
+	for name, h := range map[string]*hardware{"cold": example(cold), "template": example(template), "clone": example(clone), "shares": sharing("share0", "share1"), "ahead": ahead()} {
 		args, files := h.command()
 		var b strings.Builder
 		for _, a := range args {

@@ -179,11 +179,11 @@ func (s *standbys) fill() {
 		}
 		s.making = err == nil // after a failure the next start tries again
 		s.mu.Unlock()
+		if err != nil && x != nil {
+			s.end(x)
+		}
 		done()
 		if err != nil {
-			if x != nil {
-				s.end(x)
-			}
 			level := slog.LevelWarn
 			if errdefs.IsUnavailable(err) || ctx.Err() != nil {
 				level = slog.LevelDebug

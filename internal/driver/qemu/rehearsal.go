@@ -88,8 +88,10 @@ func (s *standbys) make(ctx context.Context, key string, bare *hardware) (_ *sta
 	if err != nil {
 		return nil, err
 	}
-	x.a, err = s.m.templates.d.Driver.Ahead(ctx, "ready", sb, out, files)
-	return x, err
+	if x.a, err = s.m.templates.d.Driver.Ahead(ctx, "ready", sb, out, files); err != nil {
+		return nil, err
+	}
+	return x, nil
 }
 
 // prepareAhead describes the machine, and what it rehearses.
