@@ -2,6 +2,7 @@ package main
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -28,7 +29,10 @@ var phrases = strings.NewReplacer(
 // help does this: it is not worth the time on the way to a container.
 func rename(cmd *cobra.Command) {
 	cmd.Use, cmd.Short, cmd.Long, cmd.Example = ours(cmd.Use), ours(cmd.Short), ours(cmd.Long), ours(cmd.Example)
-	flag := func(f *pflag.Flag) { f.Usage = ours(f.Usage) }
+	flag := func(f *pflag.Flag) {
+		f.Usage = ours(f.Usage)
+		f.Hidden = f.Hidden || useless(f)
+	}
 	cmd.Flags().VisitAll(flag)
 	cmd.PersistentFlags().VisitAll(flag)
 	if a := cmd.Annotations["aliases"]; a != "" {
@@ -37,6 +41,13 @@ func rename(cmd *cobra.Command) {
 	for _, c := range cmd.Commands() {
 		c.Short = ours(c.Short)
 	}
+}
+
+// useless: the flag is for Windows or for what only an experimental dockerd
+// has. It is not shown; the engine refuses it or warns.
+func useless(f *pflag.Flag) bool {
+	_, experimental := f.Annotations["experimental"]
+	return experimental || slices.Equal(f.Annotations["ostype"], []string{"windows"})
 }
 
 // ours puts our name into a text of docker/cli's.

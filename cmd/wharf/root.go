@@ -113,7 +113,7 @@ func newRoot(dockerCLI *command.DockerCli) (*cobra.Command, *flags.ClientOptions
 	addNetwork(root, dockerCLI)
 	addVolume(root, dockerCLI)
 	root.AddCommand(trashCommand(dockerCLI), runCommandCommand(dockerCLI), registryCommand(dockerCLI))
-	if err := errors.Join(addRemoved(root, dockerCLI), addTiming(root, dockerCLI), addVM(root), addImageCopy(root, dockerCLI), addImageTrust(root, dockerCLI), addAttestations(root, dockerCLI)); err != nil {
+	if err := errors.Join(addRemoved(root, dockerCLI), addTiming(root, dockerCLI), addVM(root), addAPISocket(root, dockerCLI), addImageCopy(root, dockerCLI), addImageTrust(root, dockerCLI), addAttestations(root, dockerCLI)); err != nil {
 		panic(err) // docker/cli has changed its commands; every test finds it
 	}
 	return root, opts

@@ -258,3 +258,48 @@ func TestOlder(t *testing.T) {
 		}
 	}
 }
+
+// --use-api-socket binds the socket that the client speaks to.
+func TestUseAPISocket(t *testing.T) {
+	clean(t)
+	var bound []string
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Api-Version", "1.52")
+		w.Header().Set("Ostype", "linux")
+		if strings.HasSuffix(r.URL.Path, "/containers/create") {
+			var body struct {
+				HostConfig struct {
+					Mounts []struct{ Source, Target string }
+				}
+			}
+			_ = json.NewDecoder(r.Body).Decode(&body)
+			for _, m := range body.HostConfig.Mounts {
+				bound = append(bound, m.Source+":"+m.Target)
+			}
+			w.WriteHeader(http.StatusCreated)
+			_, _ = fmt.Fprint(w, `{"Id":"abc"}`)
+		}
+	})
+	out, code := wharf(t, h, "create", "--use-api-socket", "busybox")
+	want := strings.TrimPrefix(os.Getenv("WHARF_HOST"), "unix://") + ":/var/run/docker.sock"
+	if code != 0 || len(bound) != 1 || bound[0] != want {
+		t.Errorf("exit %d, bound %v, want %s: %s", code, bound, want, out)
+	}
+	out, code = wharf(t, nil, "-H", "tcp://127.0.0.1:1", "create", "--use-api-socket", "busybox")
+	if code == 0 || !strings.Contains(out, "not reached by a unix socket") {
+		t.Errorf("exit %d: %s", code, out)
+	}
+}
+
+// What only Windows or an experimental dockerd has is not in the help.
+func TestHelpHidesUseless(t *testing.T) {
+	clean(t)
+	for cmd, gone := range map[string]string{"run": "--cpu-count", "create": "--io-maxiops", "start": "--checkpoint"} {
+		if out, code := wharf(t, nil, cmd, "--help"); code != 0 || strings.Contains(out, gone) {
+			t.Errorf("%s --help, exit %d, shows %s", cmd, code, gone)
+		}
+	}
+	if out, _ := wharf(t, nil, "run", "--help"); !strings.Contains(out, "--use-api-socket") || !strings.Contains(out, "--umask") {
+		t.Errorf("run --help lost too much")
+	}
+}

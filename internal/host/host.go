@@ -58,7 +58,6 @@ type Facts struct {
 	Systemd  bool     `json:"systemd"`
 	Journald bool     `json:"journald"`
 	Binfmt   []string `json:"binfmt,omitempty"` // architectures of others that run here
-	Criu     string   `json:"criu,omitempty"`
 }
 
 // Kernel is the running kernel.
@@ -127,7 +126,7 @@ func Detect(o Options) Facts {
 		Seccomp:      strings.Fields(readLine("/proc/sys/kernel/seccomp/actions_avail")),
 		AppArmor:     strings.HasPrefix(readLine("/sys/module/apparmor/parameters/enabled"), "Y"),
 		SELinux:      selinux(), Fuse: exists("/dev/fuse"), Tun: exists("/dev/net/tun"),
-		EROFS: filesystem("erofs"), KVM: kvm(), QEMU: qemu(), Criu: look("criu"),
+		EROFS: filesystem("erofs"), KVM: kvm(), QEMU: qemu(),
 		Systemd: exists("/run/systemd/system"), Journald: exists("/run/systemd/journal/socket"),
 		Binfmt: binfmt("/proc/sys/fs/binfmt_misc"), Sysctls: sysctls(),
 	}

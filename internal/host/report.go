@@ -211,6 +211,5 @@ func reportRest(f Facts) []Item {
 		optional(item("systemd", f.Systemd, "", "the daemon is not started or watched by systemd here", "")),
 		optional(item("journald", f.Journald, "", "--log-driver journald is refused", "")),
 		optional(item("foreign binaries", len(f.Binfmt) > 0, strings.Join(f.Binfmt, " "), "images of other architectures do not run", "apt-get install qemu-user-static binfmt-support")),
-		optional(item("checkpoints", f.Criu != "", f.Criu, "checkpoint and restore are refused", "apt-get install criu")),
 	}
 }
