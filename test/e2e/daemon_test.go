@@ -200,7 +200,7 @@ func (d *daemon) endKeeping(then func()) error {
 }
 
 func (d *daemon) load(image string) error {
-	if r := d.docker("load", "-i", filepath.Join(tools.images, image+".tar")); r.Code != 0 {
+	if r := d.command(5*commandLimit, nil, tools.docker, "load", "-i", filepath.Join(tools.images, image+".tar")); r.Code != 0 {
 		return fmt.Errorf("docker load %s: %s\n%s", image, r, d.log(4000))
 	}
 	return nil

@@ -15,8 +15,8 @@ func (s *scene) signing(args ...string) result {
 	return s.d.command(commandLimit, nil, "env", append([]string{"COSIGN_PASSWORD=secret", tools.wharf, "image"}, args...)...)
 }
 
-// trusting writes a policy and has the daemon read it.
-func (s *scene) trusting(file, text string) {
+// reload writes a file and has the daemon read its configuration again.
+func (s *scene) reload(file, text string) {
 	s.Helper()
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		s.Fatal(err)
@@ -60,7 +60,7 @@ func TestTrust(t *testing.T) {
 		s.ok("push", ref)
 		s.ok("rmi", ref)
 	}
-	s.trusting(policy, fmt.Sprintf(`{"repositories": {"%s/prod": {"images": "signed", "keys": ["me.pub"]}, "%s/never": {"images": "refuse"}}}`, sh.addr, sh.addr))
+	s.reload(policy, fmt.Sprintf(`{"repositories": {"%s/prod": {"images": "signed", "keys": ["me.pub"]}, "%s/never": {"images": "refuse"}}}`, sh.addr, sh.addr))
 	s.ok("pull", free)
 	s.fails(1, "is not signed: the trust policy "+policy, "pull", app)
 	s.fails(125, "is not signed", "run", "--rm", "--network", "none", app, "true")
