@@ -36,7 +36,7 @@ func cut(s string) string {
 // out is the trimmed standard output.
 func (r result) out() string { return strings.TrimSpace(r.Stdout) }
 
-var commandLimit = patient(60 * time.Second)
+var commandLimit = max(3*busy, patient(60*time.Second))
 
 // command runs a program with the daemon's environment.
 func (d *daemon) command(limit time.Duration, stdin io.Reader, name string, args ...string) result {
