@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -123,6 +124,20 @@ func TestClientGone(t *testing.T) {
 			t.Errorf("a container is %s", st)
 		}
 	}
+	// What has arrived is done, also when nobody waits for it any more.
+	for _, after := range []time.Duration{0, time.Millisecond, 4 * time.Millisecond} {
+		id := s.ok("create", "busybox", "sleep", "1000")
+		conn, err := net.Dial("unix", s.d.socket())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = io.WriteString(conn, "POST /v1.45/containers/"+id+"/start HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+		time.Sleep(after)
+		if err := errors.Join(err, conn.Close()); err != nil {
+			t.Fatal(err)
+		}
+		s.untilSlow(id, "{{.State.Status}}", "running")
+	}
 }
 
 // TestStalledClients keep connections open and say nothing: others go on.
@@ -138,6 +153,19 @@ func TestStalledClients(t *testing.T) {
 	}
 	if r := s.docker("run", "--rm", "busybox", "true"); r.Code != 0 || r.Took > max(busy, patient(5*time.Second)) {
 		t.Errorf("beside stalled clients: %s", r)
+	}
+	// Nor does one that sends a file into a container hold that.
+	id := s.running("busybox", "sleep", "1000")
+	conn, err := net.Dial("unix", s.d.socket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_, _ = io.WriteString(conn, "PUT /v1.45/containers/"+id+"/archive?path=/ HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
+	_, _ = conn.Write(wicked(t, t.TempDir()).Bytes()[:700])
+	time.Sleep(200 * time.Millisecond)
+	if r := s.docker("rm", "-f", id); r.Code != 0 || r.Took > max(busy, patient(5*time.Second)) {
+		t.Errorf("beside one that sends a file: %s", r)
 	}
 }
 

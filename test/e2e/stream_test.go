@@ -152,7 +152,7 @@ func TestStatsStream(t *testing.T) {
 // the daemon and others go on.
 func TestSlowReader(t *testing.T) {
 	s := newScene(t)
-	const lines = 60000
+	const lines = 200000 // more than all that is between the two holds
 	id := s.ok("create", "--log-driver", "json-file", "busybox", "seq", fmt.Sprint(lines))
 	cmd := exec.Command(tools.docker, "start", "-a", id)
 	cmd.Env = s.d.env()
