@@ -15,7 +15,7 @@ func exitOf(b []byte) monitorapi.Exit {
 	now := time.Now().UTC()
 	var g guestapi.Exit
 	if err := json.Unmarshal(b, &g); err != nil {
-		return monitorapi.Exit{Code: 255, At: now, Error: "the exit code is not known: " + err.Error()}
+		return monitorapi.Exit{Code: 255, At: now, Error: "the exit code is not known: " + frame.Printable(err.Error(), 500)}
 	}
 	e := monitorapi.Exit{Code: g.Code, At: now, OOMKilled: g.OOMKilled, Error: frame.Printable(g.Error, 2000)}
 	if e.Code < 0 || e.Code > 255 {

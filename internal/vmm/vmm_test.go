@@ -40,7 +40,7 @@ func TestTail(t *testing.T) {
 
 // What a guest says of an exit is bounded, and its time is the host's.
 func FuzzExit(f *testing.F) {
-	for _, s := range []string{`{"code":3}`, `{"code":-1}`, `{"code":300,"error":"a\u0007b"}`, `{`, `{"at":"1970-01-01T00:00:00Z"}`} {
+	for _, s := range []string{`{"code":3}`, `{"code":-1}`, `{"code":300,"error":"a\u0007b"}`, `{`, `{"at":"1970-01-01T00:00:00Z"}`, "{\"at\":\"\x7f\"}"} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -48,7 +48,7 @@ func FuzzExit(f *testing.F) {
 		if e.Code < 0 || e.Code > 255 || len(e.Error) > 10_000 || time.Since(e.At) > time.Minute {
 			t.Errorf("%+v", e)
 		}
-		if strings.ContainsFunc(e.Error, unicode.IsControl) && json.Valid(b) {
+		if strings.ContainsFunc(e.Error, unicode.IsControl) {
 			t.Errorf("control characters in %q", e.Error)
 		}
 	})
