@@ -45,7 +45,7 @@ func TestSettler(t *testing.T) {
 
 func wait(t *testing.T, ok func() bool) {
 	t.Helper()
-	for range 500 {
+	for range 6000 {
 		if ok() {
 			return
 		}

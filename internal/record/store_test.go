@@ -239,14 +239,21 @@ func TestPack(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	for range 100 { // a pack may be under way
+	// A pack may be under way, and what was written meanwhile is for the next
+	// one, which a write begins.
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		s.mu.Lock()
 		packing := s.packing
 		s.mu.Unlock()
-		if !packing {
+		if packing {
+			continue
+		}
+		if st, err := os.Stat(filepath.Join(dir, "record.log")); err != nil || st.Size() <= 3<<20 {
 			break
 		}
-		time.Sleep(10 * time.Millisecond)
+		if err := s.Table("t").Put(ctx, "more", 1, false); err != nil {
+			t.Fatal(err)
+		}
 	}
 	s.Close()
 	st, err := os.Stat(filepath.Join(dir, "record.log"))

@@ -23,7 +23,7 @@ func trash(t testing.TB, r *Room) []model.TrashedVolume {
 // measured waits for the sizes.
 func measured(t testing.TB, r *Room) []model.TrashedVolume {
 	t.Helper()
-	for range 500 {
+	for range 6000 {
 		all, ok := trash(t, r), true
 		for _, x := range all {
 			ok = ok && x.Size >= 0
