@@ -56,7 +56,7 @@ part build within 15m make --no-print-directory build
 for p in $parts; do
 	case $p in
 	check) part check single 20m bash test/check.sh --no-unit ;;
-	unit) part "unit and root tests" tests 30m -timeout 15m ./internal/... ./api/... ./cmd/... ./test/mkimage/... ./test/tally/... ;;
+	unit) part "unit and root tests" tests 30m -timeout 20m ./internal/... ./api/... ./cmd/... ./test/mkimage/... ./test/tally/... ;;
 	# Another kernel, cgroup v2: two to three minutes of emulation.
 	vmtest) part "vmtest" single 20m "$GO" run ./test/vmtest ;;
 	e2e)
