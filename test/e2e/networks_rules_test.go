@@ -22,7 +22,8 @@ func TestNetworkRules(t *testing.T) {
 	s.idle("--name", web, "--label", "wharf.bandwidth.out=80mbit", "--label", "wharf.egress.deny=192.0.2.0/24")
 	ping := func(step string, passes bool) {
 		t.Helper()
-		if r := s.docker("exec", web, "ping", "-c1", "-W1", ip); (r.Code == 0) != passes {
+		wait := map[bool]string{true: "-W20", false: "-W1"}[passes]
+		if r := s.docker("exec", web, "ping", "-c1", wait, ip); (r.Code == 0) != passes {
 			t.Errorf("%s: %s", step, r)
 		}
 	}

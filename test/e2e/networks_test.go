@@ -20,9 +20,9 @@ func TestNetworksOfARunningContainer(t *testing.T) {
 	before := s.ok("exec", id, "ip", "route")
 	s.ok("network", "connect", one, id)
 	s.contains("resolv.conf", s.ok("exec", id, "cat", "/etc/resolv.conf"), "127.0.0.11")
-	s.ok("exec", id, "ping", "-c1", "-W2", s.name("peer"))
+	s.ok("exec", id, "ping", "-c1", "-W20", s.name("peer"))
 	s.ok("rename", peer, s.name("renamed"))
-	s.ok("exec", id, "ping", "-c1", "-W2", s.name("renamed"))
+	s.ok("exec", id, "ping", "-c1", "-W20", s.name("renamed"))
 	s.ok("network", "connect", two, id)
 	s.ok("network", "disconnect", "bridge", id)
 	after := s.ok("exec", id, "ip", "route")
@@ -41,11 +41,11 @@ func TestLimitsByLabel(t *testing.T) {
 	s := newScene(t)
 	peer := s.running("busybox", "sleep", "1000")
 	ip := s.ok("inspect", "-f", "{{.NetworkSettings.Networks.bridge.IPAddress}}", peer)
-	s.ok("run", "--rm", "busybox", "ping", "-c1", "-W2", ip)
+	s.ok("run", "--rm", "busybox", "ping", "-c1", "-W20", ip)
 	s.fails(1, "", "run", "--rm", "--label", "wharf.egress.deny="+ip, "busybox", "ping", "-c1", "-W2", ip)
 	s.fails(1, `invalid value "nowhere"`, "create", "--label", "wharf.egress.deny=nowhere", "busybox")
 	s.fails(1, "NET_ADMIN", "create", "--cap-add", "NET_ADMIN", "--label", "wharf.bandwidth.in=1mbit", "busybox")
-	s.ok("run", "--rm", "--label", "wharf.bandwidth.out=1mbit", "busybox", "ping", "-c1", "-W2", ip)
+	s.ok("run", "--rm", "--label", "wharf.bandwidth.out=1mbit", "busybox", "ping", "-c1", "-W20", ip)
 }
 
 // A network that is made after the container, as Docker has it: it is looked
@@ -61,5 +61,5 @@ func TestNetworkMadeLater(t *testing.T) {
 	s.ok("network", "create", net)
 	t.Cleanup(func() { s.docker("rm", "-f", name); s.docker("network", "rm", net) })
 	s.ok("start", name)
-	s.equal("its alias", s.ok("run", "--rm", "--network", net, "busybox", "sh", "-c", "ping -c1 -W2 al >/dev/null && echo there"), "there")
+	s.equal("its alias", s.ok("run", "--rm", "--network", net, "busybox", "sh", "-c", "ping -c1 -W20 al >/dev/null && echo there"), "there")
 }
