@@ -40,14 +40,16 @@ func rename(cmd *cobra.Command) {
 	}
 	for _, c := range cmd.Commands() {
 		c.Short = ours(c.Short)
+		c.Hidden = c.Hidden || c.Annotations["swarm"] != ""
 	}
 }
 
-// useless: the flag is for Windows or for what only an experimental dockerd
-// has. It is not shown; the engine refuses it or warns.
+// useless: the flag is for Windows, a swarm, or what only an experimental
+// dockerd has. It is not shown; the engine refuses it or warns.
 func useless(f *pflag.Flag) bool {
 	_, experimental := f.Annotations["experimental"]
-	return experimental || slices.Equal(f.Annotations["ostype"], []string{"windows"})
+	_, swarm := f.Annotations["swarm"]
+	return experimental || swarm || slices.Equal(f.Annotations["ostype"], []string{"windows"})
 }
 
 // ours puts our name into a text of docker/cli's.

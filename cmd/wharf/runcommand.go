@@ -50,7 +50,7 @@ tells how that engine's containers are made here.`,
 		DisableFlagsInUseLine: true,
 	}
 	cmd.Flags().BoolVar(&compose, "compose", false, "Print a Compose file")
-	cmd.Flags().BoolVar(&docker, "docker", false, `Print "docker run" instead of "wharf run"`)
+	cmd.Flags().BoolVar(&docker, "docker", false, `Print a command line of Docker's CLI instead of ours`)
 	return cmd
 }
 

@@ -291,11 +291,11 @@ func TestUseAPISocket(t *testing.T) {
 	}
 }
 
-// What only Windows or an experimental dockerd has is not in the help.
+// What only Windows, a swarm or an experimental dockerd has is not in the help.
 func TestHelpHidesUseless(t *testing.T) {
 	clean(t)
-	for cmd, gone := range map[string]string{"run": "--cpu-count", "create": "--io-maxiops", "start": "--checkpoint"} {
-		if out, code := wharf(t, nil, cmd, "--help"); code != 0 || strings.Contains(out, gone) {
+	for cmd, gone := range map[string]string{"run": "--cpu-count", "create": "--io-maxiops", "start": "--checkpoint", "volume create": "--sharing", "volume": "update "} {
+		if out, code := wharf(t, nil, append(strings.Fields(cmd), "--help")...); code != 0 || strings.Contains(out, gone) {
 			t.Errorf("%s --help, exit %d, shows %s", cmd, code, gone)
 		}
 	}
