@@ -60,7 +60,10 @@ dc() {
 	return "${PIPESTATUS[0]}"
 }
 quiet() { env "${vars[@]}" "${client[@]}" "$@" 2>/dev/null; }
-curl() { command curl -sS --max-time 10 "$@"; }
+# A machine is emulated where there is no KVM.
+tries=100 patience=10
+[ -z "${VM:-}" ] || tries=1200 patience=60
+curl() { command curl -sS --max-time "$patience" "$@"; }
 id() { quiet ps -q "$1" | sed -n 1p; }
 
 start_daemon() {
@@ -79,12 +82,16 @@ cleanup() {
 	local code=$? left
 	set +e
 	trap - EXIT
-	left=$(wharf ps -aq 2>/dev/null)
-	[ -z "$left" ] || wharf rm -f -v $left >/dev/null 2>&1
 	if [ "$code" != 0 ] && [ -f "$dir/wharfd.log" ]; then
 		echo "the example failed; the end of the daemon's log:" >&2
 		tail -n 20 "$dir/wharfd.log" >&2
+		for left in $(wharf ps -aq --filter status=exited); do
+			wharf ps -a --filter "id=$left" --format '-- {{.Names}}: {{.Status}}'
+			wharf logs --tail 5 "$left"
+		done >&2
 	fi
+	left=$(wharf ps -aq 2>/dev/null)
+	[ -z "$left" ] || wharf rm -f -v $left >/dev/null 2>&1
 	if [ -n "$daemon" ]; then
 		kill "$daemon" 2>/dev/null
 		wait "$daemon" 2>/dev/null
@@ -118,7 +125,7 @@ docker-compose) dc up -d ;; # 1.29 waits for health checks by itself, but has no
 esac
 say "took $((($(date +%s%N) - t0) / 1000000)) ms"
 dc ps -a
-for _ in $(seq 100); do curl localhost:8080/front-health 2>/dev/null | grep -q ok && break; sleep 0.1; done
+for _ in $(seq "$tries"); do curl localhost:8080/front-health 2>/dev/null | grep -q ok && break; sleep 0.1; done
 
 title "It answers"
 show curl localhost:8080/items
@@ -139,7 +146,7 @@ show wharf network inspect -f '{{.Name}}: internal {{.Internal}}' shop_front sho
 title "Three of the service: nginx takes them in turn"
 vars+=(API_COPIES=3)
 dc up -d
-for _ in $(seq 100); do
+for _ in $(seq "$tries"); do
 	wharf ps --filter label=com.docker.compose.service=api --format '{{.Status}}' | grep -c '(healthy)' | grep -qx 3 && break
 	sleep 0.1
 done
@@ -158,7 +165,7 @@ vars+=(API_TAG=2)
 dc up -d
 [ "$before" = "$(id db) $(id cache) $(id front)" ] || fail "something else was made again"
 [ "$old" != "$(id api)" ] || fail "the service was not made again"
-for _ in $(seq 100); do curl localhost:8080/ 2>/dev/null | grep -q '"version":"2"' && break; sleep 0.1; done
+for _ in $(seq "$tries"); do curl localhost:8080/ 2>/dev/null | grep -q '"version":"2"' && break; sleep 0.1; done
 show curl localhost:8080/
 curl localhost:8080/items | jq -e 'length == 8' >/dev/null || fail "goods are missing"
 
@@ -184,7 +191,7 @@ dc down
 say "volumes: $(wharf volume ls -q | tr '\n' ' ')"
 vars=(API_TAG=2)
 case ${client[*]} in docker-compose) dc up -d ;; *) dc up -d --wait ;; esac
-for _ in $(seq 100); do curl localhost:8080/items 2>/dev/null | jq -e 'length == 8' >/dev/null 2>&1 && break; sleep 0.1; done
+for _ in $(seq "$tries"); do curl localhost:8080/items 2>/dev/null | jq -e 'length == 8' >/dev/null 2>&1 && break; sleep 0.1; done
 curl localhost:8080/items | jq -e 'length == 8' >/dev/null || fail "goods are missing"
 say "eight goods, as before"
 

@@ -65,7 +65,11 @@ func run(args []string) error {
 
 // health asks the server in the same container.
 func health(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	seconds, err := strconv.Atoi(env("DB_TIMEOUT", "3"))
+	if err != nil {
+		return fmt.Errorf("DB_TIMEOUT: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(seconds)*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:8080/healthz", nil)
 	if err != nil {

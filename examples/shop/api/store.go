@@ -42,7 +42,7 @@ func open(ctx context.Context) (*store, error) {
 		return nil, err
 	}
 	u := url.URL{Scheme: "postgres", User: url.UserPassword(env("DB_USER", "shop"), dbPassword), Host: env("DB_HOST", "db:5432"),
-		Path: "/" + env("DB_NAME", "shop"), RawQuery: "sslmode=disable&connect_timeout=3&application_name=shop"}
+		Path: "/" + env("DB_NAME", "shop"), RawQuery: "sslmode=disable&connect_timeout=" + env("DB_TIMEOUT", "3") + "&application_name=shop"}
 	connector, err := pq.NewConnector(u.String())
 	if err != nil {
 		return nil, err
