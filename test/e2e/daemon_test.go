@@ -208,7 +208,7 @@ func (d *daemon) load(image string) error {
 
 // http is a client for requests that no CLI would send.
 func (d *daemon) http() *http.Client {
-	return &http.Client{Timeout: max(busy, patient(30*time.Second)), Transport: &http.Transport{
+	return &http.Client{Timeout: commandLimit, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", d.socket())

@@ -37,7 +37,7 @@ type soaker struct {
 
 func newSoaker(s *scene, seed uint64, names []string) *soaker {
 	return &soaker{s: s, names: names, rand: rand.New(rand.NewPCG(seed, 1)), count: map[string]int{},
-		c: &http.Client{Timeout: 60 * time.Second, Transport: &http.Transport{
+		c: &http.Client{Timeout: commandLimit, Transport: &http.Transport{
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 				return (&net.Dialer{}).DialContext(ctx, "unix", s.d.socket())
 			},
