@@ -144,6 +144,8 @@ type Failed struct {
 	// Told: a machine's agent answered so, about the process. Another machine
 	// would say the same.
 	Told bool `json:"told,omitempty"`
+	// Down: it did not come up itself. QEMU ended, or nothing answered.
+	Down bool `json:"down,omitempty"`
 }
 
 func (f *Failed) Error() string { return f.Text }

@@ -60,8 +60,8 @@ func openMachines(c *config.Config) (*qemu.Driver, error) {
 		Pressure: pressure, BootTime: bootTime,
 		VMM: c.VMHolder, QEMU: c.VMQemu, Virtiofsd: c.VMVirtiofsd,
 		ExecRoot: c.ExecRoot, CgroupParent: strings.TrimPrefix(c.CgroupParent, "/"),
-		Boot:   boot.New(bootOptions(c)),
-		Accel:  p.Accel,
+		Boot:  boot.New(bootOptions(c)),
+		Accel: p.Accel, KVM: p,
 		Memory: int64(c.VMMemory), IDs: machineIDs(c), Debug: c.VMDebug, NoTemplates: !c.VMTemplates,
 	})
 }

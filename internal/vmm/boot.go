@@ -7,12 +7,27 @@ import (
 	"time"
 
 	"wharf/api/guestapi"
+	"wharf/api/monitorapi"
 	"wharf/internal/monitor"
 	"wharf/internal/vmm/vmmapi"
 )
 
 // errSilent is a machine that was ended because it did not answer in time.
 type errSilent struct{ error }
+
+// errDown is a machine whose QEMU ended before its agent answered.
+type errDown struct{ error }
+
+// notUp tells the driver of a machine that did not come up that this is what
+// happened: it may have been the accelerator.
+func notUp(err error) error {
+	var silent errSilent
+	var down errDown
+	if errors.As(err, &silent) || errors.As(err, &down) {
+		return &monitorapi.Failed{Kind: monitorapi.KindInternal, Text: err.Error(), Down: true}
+	}
+	return err
+}
 
 // A boot that hangs is rare, and the next one works: what hangs is the kernel
 // finding out about clocks and processors, on a host that runs something else

@@ -60,7 +60,7 @@ func (e *engine) Create(st *monitorapi.Start, f monitor.Files) (_ monitor.Proces
 	}
 	m, err := begin(&spec, f)
 	if err != nil {
-		return nil, err
+		return nil, notUp(err)
 	}
 	u.Push(func() error { m.kill(); return nil })
 	p.m = m

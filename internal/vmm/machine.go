@@ -40,7 +40,7 @@ type machine struct {
 	down   chan struct{} // closed when QEMU has ended
 	status syscall.WaitStatus
 
-	etc  *etcFiles   // set before others see the machine
+	etc    *etcFiles // set before others see the machine
 	health health
 
 	mu     sync.Mutex
@@ -270,7 +270,7 @@ func (m *machine) greet(limit time.Duration) error {
 	select {
 	case err = <-done:
 	case <-m.down:
-		return errors.New(m.lost())
+		return errDown{errors.New(m.lost())}
 	case <-t.C:
 		m.end(fmt.Sprintf("the machine did not answer within %v of its start", limit))
 		return errSilent{errors.New(m.lost())}
@@ -278,7 +278,7 @@ func (m *machine) greet(limit time.Duration) error {
 	if err != nil {
 		select {
 		case <-m.down:
-			return errors.New(m.lost())
+			return errDown{errors.New(m.lost())}
 		case <-time.After(killTime): // a busy host
 		}
 		return fmt.Errorf("greet the agent: %w", err)

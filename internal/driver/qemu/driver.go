@@ -53,6 +53,8 @@ type Options struct {
 	Boot *boot.Maker
 	// Accel says "kvm" or "tcg", and why not kvm.
 	Accel func(context.Context) (accel, why string, err error)
+	// KVM is told how machines fare on it; nil is nobody.
+	KVM Witness
 	// Memory in bytes is a machine's without --memory; 0 is 512 MiB.
 	Memory int64
 	// Pressure in bytes: with less of the host's memory available, guests are
@@ -70,6 +72,14 @@ type Options struct {
 
 // instancesDir is the directory of instances below the exec root.
 const instancesDir = "vms"
+
+// Witness hears how machines fare on KVM.
+type Witness interface {
+	// Proven: one came up.
+	Proven()
+	// Failed: one did not, and why. Whether Accel's answer is another one now.
+	Failed(why string) bool
+}
 
 // Driver is the driver.
 type Driver struct {
@@ -126,13 +136,20 @@ func (d *Driver) Start(ctx context.Context, b *model.Bundle, sb driver.Sandbox) 
 		}
 		return &instance{Instance: i, d: d}, nil
 	}
+	accel, _, _ := d.m.o.Accel(ctx) // what it fails with, so does Begin
 	i, err = d.Driver.Begin(ctx, b, sb)
 	came := err
 	if processFault(err) {
 		came = nil // the machine came up
 	}
-	if d.m.templates.started(b.ID, came) && ctx.Err() == nil {
-		slog.WarnContext(ctx, "a clone did not come up; the machine starts cold", "room", "vm", "id", b.ID, "err", err)
+	again := ""
+	if d.m.templates.started(b.ID, came) {
+		again = "a clone did not come up; the machine starts cold"
+	} else if d.m.disproven(accel, came) {
+		again = "a machine did not come up on KVM; machines are emulated from now on"
+	}
+	if again != "" && ctx.Err() == nil {
+		slog.WarnContext(ctx, again, "room", "vm", "id", b.ID, "err", err)
 		if err := d.Driver.Release(ctx, b.ID); err != nil {
 			return nil, err
 		}
@@ -145,6 +162,20 @@ func (d *Driver) Start(ctx context.Context, b *model.Bundle, sb driver.Sandbox) 
 		return nil, err
 	}
 	return &instance{Instance: i, d: d}, nil
+}
+
+// disproven tells of a machine that came up on KVM, or did not, and says
+// whether machines are emulated from now on.
+func (m *machines) disproven(accel string, err error) bool {
+	var f *monitorapi.Failed
+	switch {
+	case accel != "kvm" || m.o.KVM == nil:
+	case err == nil:
+		m.o.KVM.Proven()
+	case errors.As(err, &f) && f.Down:
+		return m.o.KVM.Failed(f.Text)
+	}
+	return false
 }
 
 // processFault: the machine is well, and its process cannot be started; no

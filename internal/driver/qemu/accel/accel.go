@@ -67,6 +67,7 @@ type outcome struct {
 	Limit  string `json:"limit"`  // of the test
 	Works  bool   `json:"works"`
 	Why    string `json:"why"`
+	Proven bool   `json:"proven,omitempty"` // a machine has come up on it
 }
 
 // New returns a prober. Nothing is tested before Accel.
@@ -96,6 +97,35 @@ func (p *Prober) Accel(ctx context.Context) (accel, why string, err error) {
 		return "", "", errdefs.ErrUnavailable.WithMessage("virtual machines are to run on KVM alone (vm-accelerator: kvm), which does not work here: " + r.Why)
 	}
 	return TCG, r.Why + "; machines are emulated, ten times slower and more", nil
+}
+
+// Proven says that a machine has come up on KVM.
+func (p *Prober) Proven() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.known == nil || !p.known.Works || p.known.Proven {
+		return
+	}
+	next := *p.known
+	next.Proven = true
+	_ = p.write(&next)
+	p.known = &next
+}
+
+// Failed says that a machine did not come up on KVM, and why. When none has
+// before, and emulation is allowed, KVM does not work from now on, for this
+// boot of the host: a test guest is not a whole kernel.
+func (p *Prober) Failed(why string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.o.Mode == OnlyKVM || p.known == nil || !p.known.Works || p.known.Proven {
+		return false
+	}
+	next := *p.known
+	next.Works, next.Why = false, "a test guest ran on KVM, and the first machine did not come up on it: "+why
+	_ = p.write(&next)
+	p.known = &next
+	return true
 }
 
 func (p *Prober) outcome(ctx context.Context) (*outcome, error) {

@@ -3,6 +3,7 @@ package accel
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -106,6 +107,40 @@ func TestRemembered(t *testing.T) {
 	other := &Prober{o: Options{Dir: p.o.Dir, Helper: "/nowhere"}, device: "/dev/zero"}
 	if accel, _, err := other.Accel(context.Background()); err != nil || accel != TCG {
 		t.Errorf("another device: %q %v", accel, err)
+	}
+}
+
+// The first machine decides what the test guest could not.
+func TestFirstMachine(t *testing.T) {
+	ctx := context.Background()
+	for name, c := range map[string]struct {
+		mode     string
+		prove    bool
+		gave, is string
+	}{
+		"none came up":  {Auto, false, "true", TCG},
+		"one came up":   {Auto, true, "false", KVM},
+		"not to be tcg": {OnlyKVM, false, "false", KVM},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := prober(t, c.mode, "/dev/null", script(t, "echo kvm works"))
+			if accel, _, err := p.Accel(ctx); err != nil || accel != KVM {
+				t.Fatalf("%q %v", accel, err)
+			}
+			if c.prove {
+				p.Proven()
+			}
+			if got := fmt.Sprint(p.Failed("QEMU ended")); got != c.gave {
+				t.Errorf("gave up: %s", got)
+			}
+			next := &Prober{testTime: p.testTime, o: Options{Mode: c.mode, Dir: p.o.Dir, Helper: "/nowhere"}, device: p.device} // another daemon
+			for _, p := range []*Prober{p, next} {
+				accel, why, err := p.Accel(ctx)
+				if err != nil || accel != c.is || (c.is == TCG) != strings.Contains(why, "did not come up on it: QEMU ended") {
+					t.Errorf("%q %q %v", accel, why, err)
+				}
+			}
+		})
 	}
 }
 
