@@ -33,7 +33,7 @@ func (i *instance) Update(ctx context.Context, r container.Resources) error {
 	}
 	want := cgroup.FromDocker(&r)
 	if _, n := size(want, 0, 1); n > cpus {
-		return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("the virtual machine has %d processors and cannot get more while it runs: stop the container, update it, and start it", cpus))
+		return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("the virtual machine's number of processors is %d and cannot grow while it runs: stop the container, update it, and start it", cpus))
 	}
 	if r.Memory > 0 && r.Memory+guestExtra > memory {
 		return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("the virtual machine has %s of memory and cannot get more while it runs: stop the container, update it, and start it", units.BytesSize(float64(memory-guestExtra))))
