@@ -23,6 +23,12 @@ const removedState = container.ContainerState("removed")
 // removedFilters are the words that the list of removed ones knows.
 var removedFilters = []string{"ancestor", "exited", "id", "label", "name", "network", "publish", "expose", "volume", "reason", "how", "health"}
 
+// removedWords are the values of filters that have only these.
+var removedWords = map[string][]string{
+	"reason": {string(model.EndExited), string(model.EndSignal), string(model.EndOOM), string(model.EndHealth), string(model.EndUser), string(model.EndEngine)},
+	"how":    {model.RemovedByUser, model.RemovedAuto, model.RemovedPrune},
+}
+
 // atEnd is a removed container's record with the phase that it had before.
 func atEnd(c model.Container) *model.Container {
 	c.State.Phase = container.StateExited
@@ -38,6 +44,13 @@ func atEnd(c model.Container) *model.Container {
 func (s removedOnes) RemovedList(ctx context.Context, r model.ListRequest) ([]container.Summary, error) {
 	if err := known(r.Filters, removedFilters); err != nil {
 		return nil, err
+	}
+	for k, words := range removedWords {
+		for v := range r.Filters[k] {
+			if !slices.Contains(words, v) {
+				return nil, invalid("invalid filter '%s=%s': want one of %s", k, v, strings.Join(words, ", "))
+			}
+		}
 	}
 	plain := model.ListRequest{All: true, Filters: model.Filters{}}
 	for k, v := range r.Filters {

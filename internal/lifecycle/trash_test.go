@@ -125,6 +125,11 @@ func TestTrashEnd(t *testing.T) {
 	if _, err := e.RemovedList(bg, model.ListRequest{Filters: model.Filters{"nonsense": {"x": true}}}); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("an unknown filter: %v", err)
 	}
+	for _, k := range []string{"reason", "how"} {
+		if _, err := e.RemovedList(bg, model.ListRequest{Filters: model.Filters{k: {"nonsense": true}}}); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("an unknown %s: %v", k, err)
+		}
+	}
 	if _, _, _, err := e.RemovedInspect(bg, "nobody"); !errdefs.IsNotFound(err) {
 		t.Errorf("nobody: %v", err)
 	}
