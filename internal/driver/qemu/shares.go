@@ -24,7 +24,10 @@ var shareCaps = []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSE
 	"CAP_DAC_READ_SEARCH", "CAP_SYS_CHROOT", "CAP_SETPCAP"}
 
 // shares describes a virtiofsd for each, in a container that sees nothing but
-// the directory.
+// the directory. cache=auto: containers and other machines change the directory
+// as well. killpriv_v2: the guest leaves it to the server to take set-user-id and
+// capabilities away from a file that is written to, and does not ask for them at
+// each write.
 func (m *machines) shares(b *model.Bundle, list []share, cgroup string) ([]vmmapi.Share, error) {
 	if len(list) == 0 {
 		return nil, nil
@@ -35,7 +38,7 @@ func (m *machines) shares(b *model.Bundle, list []share, cgroup string) ([]vmmap
 	}
 	var out []vmmapi.Share
 	for _, s := range list {
-		args := []string{binary, "--fd=" + strconv.Itoa(vmmapi.FirstFile), "-o", "source=/share", "-o", "sandbox=chroot", "-o", "cache=auto", "-o", "xattr", "--rlimit-nofile=0", "-f"} // the limit is the cage's
+		args := []string{binary, "--fd=" + strconv.Itoa(vmmapi.FirstFile), "-o", "source=/share", "-o", "sandbox=chroot", "-o", "cache=auto", "-o", "xattr", "-o", "killpriv_v2", "--rlimit-nofile=0", "-f"} // the limit is the cage's
 		opts := []string{"rbind", "rprivate", "nosuid", "nodev"}
 		if s.readOnly {
 			opts = append(opts, "ro")
