@@ -3,6 +3,8 @@ package network
 import (
 	"errors"
 	"fmt"
+	"regexp"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -150,4 +152,32 @@ func TestExhaustedNetwork(t *testing.T) {
 		t.Fatal(err)
 	}
 	attach(t, r, q)
+}
+
+// What is removed because nobody uses it is the link that was looked at, and
+// not one that a container has got under its name meanwhile.
+func TestUnusedLinkIsTheOneLookedAt(t *testing.T) {
+	r := open(t, Options{})
+	const link = "wh0123456789ab0"
+	add := "ip link add " + link + " type veth peer name other"
+	sh(t, add)
+	r.mu.Lock() // it stops where it looks who holds the link
+	done := make(chan error, 1)
+	go func() { done <- r.removeUnused(link) }()
+	stacks := make([]byte, 1<<20)
+	waits := regexp.MustCompile(`(?s)\[sync\.Mutex\.Lock[^\n]*\n[^\n]*(\n[^\n]+)*removeUnused`)
+	for end := time.Now().Add(patience); !waits.Match(stacks[:runtime.Stack(stacks, true)]); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			r.mu.Unlock()
+			t.Fatal("it does not look")
+		}
+	}
+	sh(t, "ip link del "+link+" && "+add)
+	r.mu.Unlock()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if !r.linkExists(link) {
+		t.Error("the next link under the name was removed")
+	}
 }

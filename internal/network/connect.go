@@ -41,7 +41,7 @@ func (r *Room) Connect(ctx context.Context, q model.AttachNetworks, name string)
 	if err != nil {
 		return model.Endpoint{}, fmt.Errorf("connect %s: %w", q.ID.Short(), err)
 	}
-	u.Push(func() error { return r.let(q.ID, e) })
+	u.Push(func() error { _, err := r.let(q.ID, e); return err })
 	if e.Interface == "" {
 		return model.Endpoint{}, model.Refuse(errdefs.ErrInvalidArgument, "container cannot be connected to %s network %s while it runs", e.net.rec.Driver, e.Network)
 	}
@@ -76,18 +76,23 @@ func (r *Room) forgetOne(id model.ID, e *endpoint) []portRule {
 	return rules
 }
 
-// let frees one endpoint and removes its link now.
-func (r *Room) let(id model.ID, e *endpoint) error {
+// let frees one endpoint and removes its link now. It reports false when
+// somebody else has done so: what is held now is another endpoint's.
+func (r *Room) let(id model.ID, e *endpoint) (bool, error) {
 	r.mu.Lock()
+	if r.held[id][e.net.rec.ID] != e {
+		r.mu.Unlock()
+		return false, nil
+	}
 	rules := r.forgetOne(id, e)
 	r.mu.Unlock()
 	if err := r.fw.change(rules, false); err != nil {
-		return err
+		return true, err
 	}
 	if e.HostLink == "" {
-		return nil
+		return true, nil
 	}
-	return r.removeLink(e.HostLink)
+	return true, r.removeLink(e.HostLink)
 }
 
 // Disconnect takes a running container off a network. Refresh afterwards
@@ -102,17 +107,22 @@ func (r *Room) Disconnect(ctx context.Context, id model.ID, name string, force b
 	}
 	e := r.held[id][n.rec.ID]
 	r.mu.Unlock()
-	if e == nil {
+	notOn := func() error {
 		if force {
 			return nil
 		}
 		return model.Refuse(errdefs.ErrInvalidArgument, "container %s is not connected to network %s", id, n.rec.Name)
 	}
+	if e == nil {
+		return notOn()
+	}
 	if n.rec.Name == network.NetworkHost {
 		return model.Refuse(errdefs.ErrInvalidArgument, "container cannot be disconnected from host network or connected to host network")
 	}
-	if err := r.let(id, e); err != nil {
+	if was, err := r.let(id, e); err != nil {
 		return fmt.Errorf("disconnect %s from %s: %w", id.Short(), n.rec.Name, err)
+	} else if !was {
+		return notOn()
 	}
 	r.event(events.ActionDisconnect, n, id)
 	return ctx.Err()

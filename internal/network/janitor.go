@@ -85,8 +85,14 @@ func (j *janitor) next() (string, time.Duration) {
 	return first, max(0, time.Until(j.due[first]))
 }
 
-// removeUnused removes a link unless a container holds it.
+// removeUnused removes a link unless a container holds it. The link is found
+// first: one that is made under its name after the look at who holds it has
+// another index, and is a container's.
 func (r *Room) removeUnused(link string) error {
+	i, err := r.rt.index(link)
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("link %s: %w", link, err)
+	}
 	r.mu.Lock()
 	for _, eps := range r.held {
 		for _, e := range eps {
@@ -96,8 +102,18 @@ func (r *Room) removeUnused(link string) error {
 			}
 		}
 	}
+	_, limited := r.tapLimits[link]
+	delete(r.tapLimits, link)
 	r.mu.Unlock()
-	return r.removeLink(link)
+	if limited { // one that a machine gets meanwhile comes back: tapTablesAgain
+		if err := removeTapTable(link); err != nil {
+			return err
+		}
+	}
+	if i == 0 {
+		return nil
+	}
+	return r.removeIndex(i, link)
 }
 
 // removeStale removes the links of link's container that it does not hold.
@@ -131,7 +147,11 @@ func (r *Room) removeLink(name string) error {
 	if err != nil {
 		return fmt.Errorf("link %s: %w", name, err)
 	}
-	err = r.rt.do(deleteLink(i, name))
+	return r.removeIndex(i, name)
+}
+
+func (r *Room) removeIndex(i int, name string) error {
+	err := r.rt.do(deleteLink(i, name))
 	if errors.Is(err, unix.ENODEV) {
 		return nil
 	}

@@ -93,6 +93,10 @@ func (r *Room) unlimitTap(link string) error {
 	r.mu.Lock()
 	delete(r.tapLimits, link)
 	r.mu.Unlock()
+	return removeTapTable(link)
+}
+
+func removeTapTable(link string) error {
 	c, done, err := openNFT()
 	if err != nil {
 		return err
