@@ -57,28 +57,11 @@ func (s *standbys) make(ctx context.Context, key string, bare *hardware) (_ *sta
 	if err := rehearsalTree(dir); err != nil {
 		return nil, err
 	}
-	for n := range rehearsedDisks {
-		f, err := memfd("wharf-rehearsal")
-		if err != nil {
-			return nil, err
-		}
-		files = append(files, held.File{Name: rehearsedFile(n), File: f})
-	}
-	root, writable := files[2].File, files[3].File
-	if err := s.o.Disks(ctx, filepath.Join(dir, "root"), root, writable); err != nil {
+	disks, err := s.rehearsalDisks(ctx, filepath.Join(dir, "root"))
+	files = append(files, disks...)
+	if err != nil {
 		return nil, fmt.Errorf("disks of the rehearsal: %w", err)
 	}
-	for _, f := range []*os.File{root, writable} {
-		if err := f.Truncate(diskSize); err != nil {
-			return nil, err
-		}
-	}
-	readOnly, err := reopen(root, os.O_RDONLY) // QEMU looks how it is open
-	if err != nil {
-		return nil, err
-	}
-	_ = root.Close()
-	files[2].File = readOnly
 	b := rehearsalBundle(x.holder, x.ids, filepath.Join(dir, "etc"), filter)
 	out, err := s.m.prepareAhead(b, &h)
 	if err != nil {
@@ -92,6 +75,34 @@ func (s *standbys) make(ctx context.Context, key string, bare *hardware) (_ *sta
 		return nil, err
 	}
 	return x, nil
+}
+
+// rehearsalDisks makes an image of tree and an empty disk in memory. The files are
+// the caller's to close also on an error.
+func (s *standbys) rehearsalDisks(ctx context.Context, tree string) (out []held.File, err error) {
+	for n := range rehearsedDisks {
+		f, err := memfd("wharf-rehearsal")
+		if err != nil {
+			return out, err
+		}
+		out = append(out, held.File{Name: rehearsedFile(n), File: f})
+	}
+	root, writable := out[0].File, out[1].File
+	err = s.o.Disks(ctx, tree, root, writable)
+	for _, f := range []*os.File{root, writable} {
+		if err == nil {
+			err = f.Truncate(diskSize)
+		}
+	}
+	if err != nil {
+		return out, err
+	}
+	readOnly, err := reopen(root, os.O_RDONLY) // QEMU looks how it is open
+	if err != nil {
+		return out, err
+	}
+	out[0].File = readOnly
+	return out, root.Close()
 }
 
 // prepareAhead describes the machine, and what it rehearses.
