@@ -112,6 +112,9 @@ func unLZ4(b []byte, size int) ([]byte, error) {
 			return nil, fmt.Errorf("%w: lz4: a block of %d bytes where %d are left", ErrKernel, n, len(b))
 		}
 		room := min(block, size-len(out))
+		if room == 0 { // which the library takes no empty buffer for
+			return nil, fmt.Errorf("%w: lz4: more than %d bytes", ErrKernel, size)
+		}
 		out = slices.Grow(out, room)
 		m, err := lz4.UncompressBlock(b[:n], out[len(out):len(out)+room])
 		if err != nil {
