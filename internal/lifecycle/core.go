@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"path/filepath"
 	"strconv"
@@ -59,7 +60,8 @@ func (c *core) begin(ctx context.Context, ref string) (work context.Context, e *
 
 // detach cuts ctx off from the client and gives it the deadline of verbs.
 func (c *core) detach(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(ctx), c.opts.Deadline)
+	late := fmt.Errorf("it was not done within %v, which a very busy host or a hung one may be the reason for: %w", c.opts.Deadline, context.DeadlineExceeded)
+	return context.WithTimeoutCause(context.WithoutCancel(ctx), c.opts.Deadline, late)
 }
 
 // save writes e's record with change applied, and then makes it the present

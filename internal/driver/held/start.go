@@ -237,7 +237,7 @@ func (d *Driver) program() string { return filepath.Base(d.opts.Monitor) }
 // startError gives what a monitor answered its kind.
 func (d *Driver) startError(ctx context.Context, id model.ID, err error) error {
 	if ctx.Err() != nil {
-		return ctx.Err()
+		return context.Cause(ctx)
 	}
 	var f *monitorapi.Failed
 	if !errors.As(err, &f) {
