@@ -2,6 +2,9 @@ package monitor
 
 import (
 	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
 
 	"wharf/api/monitorapi"
 	"wharf/internal/lean"
@@ -12,7 +15,8 @@ import (
 type Aheader interface {
 	// Ahead does what body says. Create is called next, or GiveUp.
 	Ahead(body []byte, f Files) error
-	// GiveUp ends what Ahead made: no start will come.
+	// GiveUp ends what Ahead made, or is making: no start will come. It may be
+	// called again.
 	GiveUp()
 }
 
@@ -61,5 +65,36 @@ func ahead(p []byte, from *rights, e Engine) error {
 		return err
 	}
 	defer f.closeNamespaces()
+	watched := make(chan struct{})
+	defer close(watched)
+	go hangUp(from.conn, watched, a.GiveUp)
 	return a.Ahead(q.Body, f)
+}
+
+// hangUp calls then if the other end of conn is closed before until is. It holds a
+// thread: nobody reads conn meanwhile.
+func hangUp(conn *os.File, until <-chan struct{}, then func()) {
+	rc, err := conn.SyscallConn()
+	if err != nil {
+		return
+	}
+	own := -1
+	if rc.Control(func(fd uintptr) { own, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 3) }) != nil || err != nil {
+		return
+	}
+	defer unix.Close(own)
+	for hung := false; ; {
+		select {
+		case <-until:
+			return
+		default:
+		}
+		if hung {
+			then()
+			return
+		}
+		const look = 200 // milliseconds
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(own), Events: unix.POLLRDHUP}}, look)
+		hung = err == nil && n > 0
+	}
 }

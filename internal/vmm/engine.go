@@ -27,6 +27,7 @@ type engine struct {
 
 	waiting *machine // made ahead, of nobody's yet
 	roamer  *roamer  // its first device's tap
+	givenUp bool     // none is wanted
 }
 
 var _ monitor.Extras = (*engine)(nil)

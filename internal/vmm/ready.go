@@ -62,21 +62,33 @@ func (e *engine) Ahead(body []byte, f monitor.Files) error {
 	}
 	m, err := start(&spec, f, taps)
 	if err == nil {
-		if err = m.rehearse(); err != nil {
-			m.kill()
+		if err = e.await(m); err == nil {
+			err = m.rehearse()
 		}
 	}
 	for _, x := range f.More { // QEMU has them
 		_ = x.Close()
 	}
 	if err != nil {
-		e.dropRoamer()
+		if m == nil {
+			m = &machine{spec: &spec}
+		}
+		m.letGo()
+		e.GiveUp()
 		return err
 	}
-	e.mu.Lock()
-	e.waiting = m
-	e.mu.Unlock()
 	go e.attend(m)
+	return nil
+}
+
+// await makes m the one that is waited for, unless nobody does any more.
+func (e *engine) await(m *machine) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.givenUp {
+		return errors.New("the daemon has gone")
+	}
+	e.waiting = m
 	return nil
 }
 
@@ -106,21 +118,22 @@ func (e *engine) attend(m *machine) {
 	}
 }
 
-// GiveUp ends the machine that nobody took.
+// GiveUp ends the machine that nobody took, also while it rehearses.
 func (e *engine) GiveUp() {
 	e.mu.Lock()
 	m := e.waiting
-	e.waiting = nil
+	e.waiting, e.givenUp = nil, true
 	e.mu.Unlock()
 	if m != nil {
 		m.letGo()
 	}
-	e.dropRoamer()
 }
 
 // letGo ends a machine that waits, and its control group.
 func (m *machine) letGo() {
-	m.kill()
+	if m.qemu != nil {
+		m.kill()
+	}
 	if g := m.spec.QEMU.Cgroup; g != nil {
 		_ = runtime.RemoveCgroups(g)
 	}
