@@ -136,6 +136,8 @@ var differing = map[string]difference{
 	"TestImageGC":                               {elsewhere, "a small disk has no room for a kernel; of images only"},
 	"TestTrashNearlyFullDisk":                   {elsewhere, "a small disk has no room for a kernel; of the trash only"},
 	"TestMachineDisk":                           {elsewhere, "it runs in make test"},
+	"TestMachineReady":                          {elsewhere, "it runs in make test"},
+	"TestMachineSharesClone":                    {elsewhere, "it runs in make test"},
 	"TestRunCommandAgain":                       {"--device", "refused"},
 	"TestLimitsByLabel":                         {"networks", "NET_ADMIN does not shut limits out: they hold at the host's end of the tap"},
 	"TestRenameUpdate":                          {"update --memory", "a running machine gets no more than it was started with"},
