@@ -99,7 +99,7 @@ func (m *machine) become(limit time.Duration) error {
 		return err
 	}
 	if m.spec.Incoming != 0 {
-		limit = resumeTime
+		limit = m.resumeLimit()
 	}
 	if err := m.greet(limit); err != nil {
 		return err

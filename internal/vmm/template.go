@@ -19,6 +19,9 @@ const saveTime = 60 * time.Second
 // then again to answer.
 const resumeTime = 30 * time.Second
 
+// resumeLimit is resumeTime, or more where machines are given long to come up.
+func (m *machine) resumeLimit() time.Duration { return max(resumeTime, m.spec.BootTime/4) }
+
 // save writes the machine's state, its memory left out (x-ignore-shared), and
 // ends it. The agent has no session then: a clone begins a new one.
 func (m *machine) save(to *os.File) error {
@@ -82,7 +85,7 @@ func (m *machine) resume() error {
 	if err == nil {
 		_, err = m.qmp.run("migrate-incoming", object("uri", "fd:"+strconv.Itoa(m.spec.Incoming)))
 	}
-	for end := time.Now().Add(resumeTime); err == nil; time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(m.resumeLimit()); err == nil; time.Sleep(2 * time.Millisecond) {
 		var v json.RawMessage
 		if v, err = m.qmp.run("query-status", nil); err != nil {
 			break
@@ -100,7 +103,7 @@ func (m *machine) resume() error {
 			break
 		}
 		if time.Now().After(end) {
-			err = fmt.Errorf("the template's state was not read within %v", resumeTime)
+			err = fmt.Errorf("the template's state was not read within %v", m.resumeLimit())
 		}
 	}
 	if err != nil {
