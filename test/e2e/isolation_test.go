@@ -115,7 +115,6 @@ var differing = map[string]difference{
 	"TestMachineFaults":                         {elsewhere, "it runs in make test"},
 	"TestMachineDies":                           {elsewhere, "it runs in make test"},
 	"TestMachineFullDisk":                       {elsewhere, "it runs in make test"},
-	"TestMachineReady":                          {elsewhere, "it runs in make test"},
 	"TestNetworksOfARunningContainer":           {"networks", "the name server is the gateway"},
 	"TestDaemonDiesWhileNetworksChange":         {"networks", "asks the name server 127.0.0.11"},
 	"TestFullDisk":                              {elsewhere, "a disk of 24 MB has no room for a kernel; TestMachineFullDisk"},
