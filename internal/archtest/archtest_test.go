@@ -26,6 +26,8 @@ var mayImport = map[string][]string{
 	"internal/undo":  nil,
 	// What a writable layer changed: read by the host and, in a VM, by the agent.
 	"internal/overlay": nil,
+	// Directories of an image, opened by the host and by the agent.
+	"internal/inroot": nil,
 
 	// What --log-opt may say is decided by plan and read by the writer.
 	"internal/plan":         {"internal/model", "internal/logs/logopts"},
@@ -41,7 +43,7 @@ var mayImport = map[string][]string{
 	"internal/build":       {"internal/model", "internal/undo"},
 	"internal/registry":    nil, // a program of its own: its libraries stay out of wharfd and wharf
 	"internal/network":     {"internal/model", "internal/undo"},
-	"internal/volume":      {"internal/model", "internal/undo"},
+	"internal/volume":      {"internal/inroot", "internal/model", "internal/undo"},
 	"internal/archive":     {"internal/model", "internal/undo"},
 	"internal/host":        {"internal/model", "internal/undo"},
 
@@ -65,7 +67,7 @@ var mayImport = map[string][]string{
 
 	// The log writer's plan is a model type.
 	"internal/monitor": {"api/monitorapi", "internal/lean", "internal/logs", "internal/logs/logopts", "internal/model", "internal/runtime", "internal/undo"},
-	"internal/guest":   {"api/guestapi", "internal/archive", "internal/model", "internal/overlay", "internal/runtime", "internal/undo"}, // archive's roots are model's
+	"internal/guest":   {"api/guestapi", "internal/archive", "internal/inroot", "internal/model", "internal/overlay", "internal/runtime", "internal/undo"}, // archive's roots are model's
 
 	"internal/lifecycle": {"internal/driver", "internal/model", "internal/plan"},
 	"internal/dockerapi": {"internal/model"},

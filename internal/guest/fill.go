@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"wharf/api/guestapi"
 	"wharf/internal/archive"
+	"wharf/internal/inroot"
 	"wharf/internal/model"
 )
 
@@ -29,7 +29,7 @@ func fill(image string, m *guestapi.Mount) error {
 	if names, err := os.ReadDir(to); err != nil || len(names) > 0 {
 		return err
 	}
-	src, err := openIn(image, m.Fill)
+	src, err := inroot.Open(image, m.Fill)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return nil
 	}
@@ -53,17 +53,4 @@ func fill(image string, m *guestapi.Mount) error {
 		return fmt.Errorf("fill %s: %w", to, err)
 	}
 	return unix.Rename(aside, to) // an empty directory may be renamed over
-}
-
-// openIn opens a directory inside root; no symlink leads out.
-func openIn(root, p string) (int, error) {
-	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return -1, &os.PathError{Op: "open", Path: root, Err: err}
-	}
-	defer unix.Close(dir)
-	return unix.Openat2(dir, "./"+strings.TrimLeft(p, "/"), &unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
 }

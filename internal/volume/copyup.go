@@ -9,10 +9,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"wharf/internal/inroot"
 	"wharf/internal/model"
 	"wharf/internal/undo"
 )
@@ -55,7 +55,7 @@ func (v *vol) copyUp(ctx context.Context, m model.Mount, root string) (err error
 	if names, err := readNames(dst); err != nil || len(names) > 0 {
 		return err
 	}
-	src, err := openIn(root, m.Destination)
+	src, err := inroot.Open(root, m.Destination)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return nil
 	}
@@ -94,19 +94,6 @@ func (v *vol) copyAgain(marker string) error {
 
 // emptyAt is empty for the directory that fd is open on.
 func emptyAt(fd int) error { return empty("/proc/self/fd/" + strconv.Itoa(fd)) }
-
-// openIn opens a directory inside root; no symlink leads out.
-func openIn(root, p string) (int, error) {
-	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return -1, &os.PathError{Op: "open", Path: root, Err: err}
-	}
-	defer unix.Close(dir)
-	return unix.Openat2(dir, "./"+strings.TrimLeft(p, "/"), &unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
-}
 
 // empty removes what is in a directory, not the directory.
 func empty(dir string) error {
