@@ -114,12 +114,16 @@ func (p *Prober) Proven() {
 
 // Failed says that a machine did not come up on KVM, and why. When none has
 // before, and emulation is allowed, KVM does not work from now on, for this
-// boot of the host: a test guest is not a whole kernel.
+// boot of the host: a test guest is not a whole kernel. Then, and for those
+// that started beside it, true: the machine is to be tried again, emulated.
 func (p *Prober) Failed(why string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.o.Mode == OnlyKVM || p.known == nil || !p.known.Works || p.known.Proven {
+	if p.o.Mode == OnlyKVM || p.known == nil || p.known.Proven {
 		return false
+	}
+	if !p.known.Works {
+		return true
 	}
 	next := *p.known
 	next.Works, next.Why = false, "a test guest ran on KVM, and the first machine did not come up on it: "+why

@@ -133,6 +133,9 @@ func TestFirstMachine(t *testing.T) {
 			if got := fmt.Sprint(p.Failed("QEMU ended")); got != c.gave {
 				t.Errorf("gave up: %s", got)
 			}
+			if got := fmt.Sprint(p.Failed("QEMU ended, too")); got != c.gave { // of one that started at the same time
+				t.Errorf("the second gave up: %s", got)
+			}
 			next := &Prober{testTime: p.testTime, o: Options{Mode: c.mode, Dir: p.o.Dir, Helper: "/nowhere"}, device: p.device} // another daemon
 			for _, p := range []*Prober{p, next} {
 				accel, why, err := p.Accel(ctx)
