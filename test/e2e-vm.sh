@@ -7,6 +7,9 @@
 #   test/e2e-vm.sh             all
 #   test/e2e-vm.sh short       those of CI, two minutes
 #   test/e2e-vm.sh REGEXP      as go test's -run
+#
+# WHARF_E2E_BOOT_TIME=10m gives machines that time to come up, on a host at a
+# load of forty.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export GO=${GO:-go} CGO_ENABLED=0 WHARF_E2E_ISOLATION=vm

@@ -32,8 +32,12 @@ func isolationFlags() []string {
 	if !onMachines {
 		return nil
 	}
+	flags := []string{"--default-isolation", "vm", "--vm-memory", "160m"}
 	// Two processors at a load of 45 have taken two minutes for an emulated boot.
-	return []string{"--default-isolation", "vm", "--vm-memory", "160m", "--vm-boot-time", "10m"}
+	if t := os.Getenv("WHARF_E2E_BOOT_TIME"); t != "" {
+		flags = append(flags, "--vm-boot-time", t)
+	}
+	return flags
 }
 
 // difference is why a case of containers says nothing of machines. row is the
