@@ -31,7 +31,7 @@ build: go-version ## all binaries into bin/
 kernel: ## a small kernel for virtual machines, into .cache/kernel/out (ten minutes; make install takes it along)
 	@bash packaging/kernel/build.sh
 
-vmtest-kvm: go-version ## the KVM way on a machine without it: a machine in an emulated machine with SVM (root; many minutes)
+vmtest-kvm: go-version ## the KVM way on a machine without it: machines in an emulated machine with SVM; ONLY="daemon" (root; many minutes)
 	@GO="$(GO)" bash test/vmtest-kvm.sh
 
 check: go-version ## formatting, vet, lint, import table, unit tests, generated files unchanged

@@ -7,11 +7,12 @@
 #   ONLY="daemon" test/vmtest-kvm.sh
 #
 # Parts (test/vmtest-kvm/inside.sh): accel, the self-test; guest, QEMU and the agent
-# alone; driver, wharf-vmm with QEMU in its cage; daemon, `docker run --isolation vm`.
+# alone; daemon, `docker run --isolation vm` whole; shell, a daemon and a shell on
+# the console (SERIAL=unix:PATH,server=on,wait=off).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 GO=${GO:-go}
-parts=${ONLY:-accel guest driver daemon}
+parts=${ONLY:-accel guest daemon}
 export CGO_ENABLED=0
 bash test/setup.sh test
 kernel=$(ls -v /boot/vmlinuz-*-cloud-amd64 2>/dev/null | tail -n 1)
@@ -50,11 +51,8 @@ cp "$kernel" "$root/boot/"
 	kernel/drivers/net kernel/net kernel/fs kernel/lib kernel/crypto) | (mkdir -p "$root$modules" && tar -x -C "$root$modules")
 echo 'root:x:0:0::/root:/bin/sh' >"$root/etc/passwd"
 echo 'root:x:0:' >"$root/etc/group"
-for p in accel guest qemu; do
-	dir=./internal/driver/qemu
-	case $p in accel) dir=$dir/accel ;; guest) dir=./internal/guest ;; esac
-	"$GO" test -c -ldflags '-s -w' -o "$root/test/$p.test" "$dir"
-done
+"$GO" test -c -ldflags '-s -w' -o "$root/test/accel.test" ./internal/driver/qemu/accel
+"$GO" test -c -ldflags '-s -w' -o "$root/test/guest.test" ./internal/guest
 "$GO" build -trimpath -ldflags '-s -w' -o "$root/test/" ./cmd/wharf-guest ./cmd/wharf-vmm
 case " $parts " in *" daemon "* | *" shell "*)
 	"$GO" build -trimpath -ldflags '-s -w' -o "$root/test/" ./cmd/wharfd ./cmd/wharf ./cmd/wharf-monitor ./cmd/wharf-logger
@@ -70,7 +68,7 @@ if [ -n "${KERNEL:-}" ]; then
 	flags="--vm-kernel /test/kernel/vmlinux --vm-modules /test/kernel/modules"
 fi
 # A boot takes what the emulation of both machines takes, multiplied.
-echo "BOOTTIME=${BOOTTIME:-10m} KERNEL='$flags' TESTS='${TESTS:-}'; export WHARF_TEST_ACCEL=kvm" >"$root/test/env"
+echo "BOOTTIME=${BOOTTIME:-10m} KERNEL='$flags'; export WHARF_TEST_ACCEL=kvm" >"$root/test/env"
 install -m 755 test/vmtest-kvm/inside.sh "$root/test/run"
 mkfs.ext4 -q -F -d "$root" "$tmp/disk" 1500M
 

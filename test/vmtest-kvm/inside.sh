@@ -37,8 +37,6 @@ accel() { WHARF_TEST_KVM=1 /test/accel.test -test.v -test.run TestHere; }
 
 guest() { WHARF_TEST_AGENT=/test/wharf-guest /test/guest.test -test.v -test.run "^TestMachine\$" -test.timeout 1200s; }
 
-driver() { WHARF_TEST_BIN=/test /test/qemu.test -test.v -test.run "${TESTS:-^(TestTemplate|TestContract)\$/^(|Streams|Exec)\$}" -test.timeout 1500s; }
-
 # started FLAGS...: a daemon of its own.
 started() {
 	mkdir -p /data /run/wharf

@@ -58,9 +58,6 @@ func needMachines(t testing.TB) {
 	if _, err := boot.Find("", ""); err != nil {
 		t.Skip(err)
 	}
-	if at := os.Getenv("WHARF_TEST_BIN"); at != "" { // where there is no Go (test/vmtest-kvm.sh)
-		bin = at
-	}
 	if _, err := os.Stat(filepath.Join(bin, "wharf-vmm")); err == nil {
 		return
 	}
@@ -69,24 +66,6 @@ func needMachines(t testing.TB) {
 	if out, err := c.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-}
-
-// accelerator is what machines of tests run on: KVM only where it is told to
-// work (test/vmtest-kvm.sh).
-func accelerator() string {
-	if os.Getenv("WHARF_TEST_ACCEL") == "kvm" {
-		return "kvm"
-	}
-	return "tcg"
-}
-
-// patience is how long a machine may take to come up; 0 is the usual time. On
-// the KVM of an emulated machine it takes what both take, multiplied.
-func patience() time.Duration {
-	if accelerator() == "kvm" {
-		return 10 * time.Minute
-	}
-	return 0
 }
 
 // target makes a driver with a state of its own, and bundles with disks.
@@ -102,9 +81,8 @@ func target(t testing.TB) (drivertest.Target, func(t testing.TB, args ...string)
 	open := func(t testing.TB) driver.Driver {
 		t.Helper()
 		d, err := New(Options{VMM: filepath.Join(bin, "wharf-vmm"), ExecRoot: root, CgroupParent: parent, Boot: maker, Memory: 256 << 20, Debug: true,
-			BootTime: patience(),
 			IDs:      model.IDRange{Host: 900_000_000, Size: 65536},
-			Accel:    func(context.Context) (string, string, error) { return accelerator(), "a test", nil }})
+			Accel:    func(context.Context) (string, string, error) { return "tcg", "a test", nil }})
 		if err != nil {
 			t.Fatal(err)
 		}
