@@ -1,9 +1,12 @@
 package monitor
 
 import (
+	"errors"
 	"os"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"wharf/api/monitorapi"
 )
@@ -16,6 +19,11 @@ const (
 	// drainTime is how long output is read after the process's end while a
 	// descendant still holds its stdout or stderr open. Docker waits as long.
 	drainTime = 2 * time.Second
+	// restTime is how long passing on may take of what had been written by
+	// then, on a busy machine or to a log that is slow.
+	restTime = 10 * time.Second
+	// pipeRoom is more than a pipe holds.
+	pipeRoom = 1 << 20
 	// waitingTime is how long output is held for clients that said they
 	// would attach.
 	waitingTime = 10 * time.Second
@@ -48,7 +56,9 @@ type streams struct {
 
 	once sync.Once // closes stdin
 
-	pumps sync.WaitGroup
+	pumps   sync.WaitGroup
+	pumping int           // how many
+	rested  chan struct{} // one for each pump that has passed on what there was, one for each that ends
 
 	mu       sync.Mutex
 	clients  map[*client]struct{}
@@ -59,7 +69,7 @@ type streams struct {
 }
 
 func newStreams(waiting int, s sink) *streams {
-	st := &streams{sink: s, clients: map[*client]struct{}{}, waiting: waiting, ready: make(chan struct{})}
+	st := &streams{sink: s, clients: map[*client]struct{}{}, waiting: waiting, ready: make(chan struct{}), rested: make(chan struct{}, 4)}
 	if waiting <= 0 {
 		close(st.ready)
 	}
@@ -68,33 +78,60 @@ func newStreams(waiting int, s sink) *streams {
 
 // run starts to read output.
 func (s *streams) run() {
-	if s.stdout != nil {
-		s.pumps.Add(1)
-		go s.pump(monitorapi.Stdout, s.stdout)
-	}
-	if s.stderr != nil {
-		s.pumps.Add(1)
-		go s.pump(monitorapi.Stderr, s.stderr)
+	for t, from := range map[monitorapi.Type]*os.File{monitorapi.Stdout: s.stdout, monitorapi.Stderr: s.stderr} {
+		if from != nil {
+			s.pumping++
+			s.pumps.Add(1)
+			go s.pump(t, from)
+		}
 	}
 }
 
 // pump moves one output stream to the sink and the clients until its end.
 func (s *streams) pump(t monitorapi.Type, from *os.File) {
 	defer s.pumps.Done()
+	defer func() { s.rested <- struct{}{} }()
 	defer s.sink.end(t)
 	s.awaitClients()
 	// The frame's header is put in front of what was read.
 	buf := make([]byte, monitorapi.HeaderLen+monitorapi.MaxData)
 	for {
 		n, err := from.Read(buf[monitorapi.HeaderLen:])
-		if n > 0 {
-			s.sink.write(t, buf[monitorapi.HeaderLen:monitorapi.HeaderLen+n])
-			monitorapi.PutHeader(buf, t, n)
-			s.send(t, buf[:monitorapi.HeaderLen+n])
+		s.pass(t, buf, n)
+		if errors.Is(err, os.ErrDeadlineExceeded) { // see finish
+			s.rest(t, from, buf)
+			_ = from.SetReadDeadline(time.Time{})
+			s.rested <- struct{}{}
+			continue
 		}
 		if err != nil {
 			return
 		}
+	}
+}
+
+// pass gives n bytes behind the header's room to the sink and the clients.
+func (s *streams) pass(t monitorapi.Type, buf []byte, n int) {
+	if n > 0 {
+		s.sink.write(t, buf[monitorapi.HeaderLen:monitorapi.HeaderLen+n])
+		monitorapi.PutHeader(buf, t, n)
+		s.send(t, buf[:monitorapi.HeaderLen+n])
+	}
+}
+
+// rest passes on what is in the pipe, and not what somebody goes on to write.
+func (s *streams) rest(t monitorapi.Type, from *os.File, buf []byte) {
+	c, err := from.SyscallConn()
+	if err != nil {
+		return
+	}
+	for total := 0; total < pipeRoom; {
+		n := 0
+		if err := c.Control(func(fd uintptr) { n, _ = unix.Read(int(fd), buf[monitorapi.HeaderLen:]) }); err != nil || n <= 0 {
+			return
+		}
+		total += n
+		s.pass(t, buf, n)
 	}
 }
 
@@ -211,7 +248,24 @@ func (s *streams) finish() {
 	defer t.Stop()
 	select {
 	case <-done:
+		return
 	case <-t.C:
+	}
+	// Somebody holds the streams open, or the machine is so busy that they are
+	// not read out: what is in them is not lost.
+	for _, f := range []*os.File{s.stdout, s.stderr} {
+		if f != nil && f.SetReadDeadline(time.Now()) != nil {
+			return
+		}
+	}
+	limit := time.NewTimer(restTime)
+	defer limit.Stop()
+	for range s.pumping {
+		select {
+		case <-s.rested:
+		case <-limit.C:
+			return
+		}
 	}
 }
 
