@@ -63,7 +63,7 @@ func (s *standbys) count() int {
 // eventually waits for what takes a machine's time.
 func eventually(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	for end := time.Now().Add(4*time.Minute + patience()); !f(); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(4 * time.Minute); !f(); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal(what)
 		}
@@ -148,7 +148,7 @@ func TestReady(t *testing.T) {
 // taken runs b to its end in the machine that waits, and leaves it to be released.
 func (d *Driver) taken(t *testing.T, b *model.Bundle) (log string, _ *held.Instance) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute+patience())
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	defer cancel()
 	sb, err := d.Sandbox(ctx, b)
 	if err != nil {
