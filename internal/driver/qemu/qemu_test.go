@@ -81,8 +81,8 @@ func target(t testing.TB) (drivertest.Target, func(t testing.TB, args ...string)
 	open := func(t testing.TB) driver.Driver {
 		t.Helper()
 		d, err := New(Options{VMM: filepath.Join(bin, "wharf-vmm"), ExecRoot: root, CgroupParent: parent, Boot: maker, Memory: 256 << 20, Debug: true,
-			IDs:      model.IDRange{Host: 900_000_000, Size: 65536},
-			Accel:    func(context.Context) (string, string, error) { return "tcg", "a test", nil }})
+			IDs:   model.IDRange{Host: 900_000_000, Size: 65536},
+			Accel: func(context.Context) (string, string, error) { return "tcg", "a test", nil }})
 		if err != nil {
 			t.Fatal(err)
 		}
