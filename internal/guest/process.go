@@ -248,18 +248,39 @@ func (p *process) drain() {
 	go func() { p.pumps.Wait(); close(done) }()
 	// The host decides how fast it reads; only a descendant that keeps the
 	// pipes open is not waited for. It is told from a slow host by asking
-	// whether anything is under way.
-	for {
+	// whether anything is under way, and from a machine that was held up by
+	// asking whether there is anything to read.
+	for full := 0; full < 5; {
 		select {
 		case <-done:
 			return
 		case <-time.After(drainTime):
 		}
-		if p.send.TryLock() {
-			p.send.Unlock()
+		if !p.send.TryLock() {
+			continue
+		}
+		p.send.Unlock()
+		if p.unread() == 0 {
 			return
 		}
+		full++ // or the descendant writes and writes
 	}
+}
+
+// unread is how many bytes wait in the pipes.
+func (p *process) unread() (total int) {
+	for _, f := range []*os.File{p.stdout, p.stderr} {
+		if f == nil {
+			continue
+		}
+		if c, err := f.SyscallConn(); err == nil {
+			_ = c.Control(func(fd uintptr) {
+				n, _ := unix.IoctlGetInt(int(fd), unix.TIOCINQ) // FIONREAD
+				total += n
+			})
+		}
+	}
+	return total
 }
 
 // pump moves one output stream to the host until its end.

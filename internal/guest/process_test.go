@@ -210,3 +210,34 @@ func TestOnThread(t *testing.T) {
 		t.Errorf("%s became %s", before, after)
 	}
 }
+
+// Output that was not read yet, because the machine was held up, is waited for
+// longer than a descendant that is silent.
+func TestDrainSeesWhatIsUnread(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	p := &process{stdout: r}
+	p.pumps.Add(1) // which does not come to run, and never ends
+	if _, err := w.WriteString("last words"); err != nil {
+		t.Fatal(err)
+	}
+	drained := make(chan struct{})
+	go func() { p.drain(); close(drained) }()
+	select {
+	case <-drained:
+		t.Fatal("what is in the pipe is lost")
+	case <-time.After(drainTime * 3 / 2):
+	}
+	if _, err := r.Read(make([]byte, 100)); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-drained:
+	case <-time.After(patience()):
+		t.Error("a silent descendant is waited for")
+	}
+}
