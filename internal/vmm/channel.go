@@ -225,7 +225,7 @@ func (m *machine) pass(conn *os.File, from *monitorapi.Reader, q monitorapi.Requ
 		_ = monitorapi.WriteJSON(conn, monitorapi.Error, asFailed(err))
 		return nil
 	}
-	defer s.Close()
+	defer func() { _ = s.Close() }()
 	if _, err := conn.Write(first[:n]); err != nil {
 		return nil
 	}
