@@ -365,3 +365,20 @@ func TestScan(t *testing.T) {
 		}
 	}
 }
+
+func TestDynamicAgent(t *testing.T) {
+	self, err := os.Executable() // static, as the tests are built
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := checkAgent(self); err != nil && os.Getenv("CGO_ENABLED") == "0" {
+		t.Error(err)
+	}
+	const dynamic = "/bin/ls"
+	if _, err := os.Stat(dynamic); err != nil {
+		t.Skip("no " + dynamic)
+	}
+	if err := checkAgent(dynamic); err == nil || !strings.Contains(err.Error(), "CGO_ENABLED=0") {
+		t.Errorf("%v", err)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/sha256"
+	"debug/elf"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -132,6 +133,9 @@ func (m *Maker) make(k Kernel, modules []module, dir string) error {
 	if err != nil {
 		return err
 	}
+	if err := checkAgent(m.o.Agent); err != nil {
+		return err
+	}
 	err = writeFile(filepath.Join(tmp, "vmlinux"), func(w io.Writer) error {
 		_, err := w.Write(image)
 		return err
@@ -194,4 +198,20 @@ func (m *Maker) prune(keep string) {
 			_ = os.RemoveAll(o.path)
 		}
 	}
+}
+
+// checkAgent refuses an agent that wants a dynamic linker, of which an initramfs
+// has none: the kernel would say "No working init found".
+func checkAgent(path string) error {
+	f, err := elf.Open(path)
+	if err != nil {
+		return nil //nolint:nilerr // no program at all is the kernel's to refuse
+	}
+	defer func() { _ = f.Close() }()
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP {
+			return fmt.Errorf("the agent %s is linked dynamically: build wharf-guest with CGO_ENABLED=0", path)
+		}
+	}
+	return nil
 }
