@@ -32,6 +32,7 @@ type suite struct {
 
 var suites = []suite{
 	{"internal/runtime/cgroup", []string{""}},
+	{"internal/host", []string{"-test.run ^TestIdmappedLayers$"}},
 	{"internal/volume", []string{"WHARF_QUOTA_DIR=/work/quota -test.run ^TestSize$", "WHARF_QUOTA_DIR=/xfs/quota -test.run ^TestSize$"}},
 	{"internal/runtime", []string{""}},
 	{"internal/driver/native", []string{"WHARF_TEST_MONITOR=/tests/wharf-monitor"}},
