@@ -43,7 +43,7 @@ func TestHungBoot(t *testing.T) {
 			t.Errorf("%q is not in %v", want, err)
 		}
 	}
-	if took := time.Since(began); took < d.m.o.BootTime || took > 2*d.m.o.BootTime {
+	if took := time.Since(began); took < d.m.o.BootTime || took > 3*time.Minute { // with its making, on a busy machine
 		t.Errorf("it took %v", took)
 	}
 	if err := d.Release(ctx, b.ID); err != nil {
