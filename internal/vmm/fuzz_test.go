@@ -87,4 +87,3 @@ func FuzzTrace(f *testing.F) {
 		}
 	})
 }
-
