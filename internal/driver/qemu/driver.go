@@ -138,6 +138,7 @@ func (d *Driver) Start(ctx context.Context, b *model.Bundle, sb driver.Sandbox) 
 	}
 	accel, _, _ := d.m.o.Accel(ctx) // what it fails with, so does Begin
 	i, err = d.Driver.Begin(ctx, b, sb)
+	_ = d.m.standbys.takenBy(b.ID) // if it did not come to that
 	came := err
 	if processFault(err) {
 		came = nil // the machine came up

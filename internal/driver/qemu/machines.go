@@ -104,7 +104,7 @@ func (m *machines) Prepare(ctx context.Context, b *model.Bundle, cgroup string) 
 	} else if out.Main, err = m.process(g.bundle); err != nil {
 		return nil, nil, err
 	}
-	if waits != nil {
+	if waits != nil && waits.s != nil {
 		return out, nil, m.giveTo(waits.s, b, h, cgroup, out)
 	}
 	if out.Shares, err = m.shares(b, g.shares, cgroup); err != nil {

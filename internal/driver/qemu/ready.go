@@ -86,7 +86,7 @@ type standby struct {
 	a      *held.Ahead
 }
 
-// taken is a start that has taken one.
+// taken is a start that has taken one, or has looked for one: s is nil then.
 type taken struct {
 	s *standby
 	g *guest
@@ -267,6 +267,7 @@ func (s *standbys) close() {
 }
 
 // take returns the machine that waits for a start like b's; nil: there is none.
+// What was found out of b is there for Prepare in either case.
 func (s *standbys) take(ctx context.Context, b *model.Bundle) *taken {
 	s.mu.Lock()
 	none := s.off || len(s.all) == 0 || len(b.Spec.Process.Args) == 0
@@ -286,6 +287,7 @@ func (s *standbys) take(ctx context.Context, b *model.Bundle) *taken {
 	defer s.mu.Unlock()
 	i := slices.IndexFunc(s.all, func(x *standby) bool { return x.key == key })
 	if i < 0 || key == "" {
+		s.taken[b.ID] = &taken{g: g, h: h}
 		return nil
 	}
 	t := &taken{s: s.all[i], g: g, h: h}
@@ -294,11 +296,13 @@ func (s *standbys) take(ctx context.Context, b *model.Bundle) *taken {
 	return t
 }
 
-// takenBy is what id's start has taken.
+// takenBy is what id's start has taken. It is told once.
 func (s *standbys) takenBy(id model.ID) *taken {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.taken[id]
+	t := s.taken[id]
+	delete(s.taken, id)
+	return t
 }
 
 // startReady starts b in a machine that waits. false: there was none, or it did
@@ -310,10 +314,8 @@ func (d *Driver) startReady(ctx context.Context, b *model.Bundle, sb driver.Sand
 		return nil, sb, false, nil
 	}
 	i, err := d.Driver.BeginOn(ctx, b, sb, t.s.a)
-	s.mu.Lock()
-	delete(s.taken, b.ID)
-	s.mu.Unlock()
-	t.s.a = nil // used up
+	_ = s.takenBy(b.ID) // if it did not come to that
+	t.s.a = nil         // used up
 	if err == nil {
 		s.o.IDs.FreeIDs(t.s.holder) // it is held for the instance
 		s.want(t.s.key, d.m.templates.used(t.s.key))
