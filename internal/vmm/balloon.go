@@ -22,7 +22,8 @@ import (
 // comes too late, the guest takes it itself (deflate-on-oom).
 //
 // A clone's memory is its template's where it has not written, and QEMU can give
-// no page of such memory back: its balloon stays as it is.
+// no page of such memory back: its balloon stays as it is, unless the memory was
+// copied (a clone with shares).
 
 const (
 	// balloonTime is how often it is looked whether the host has memory.
@@ -50,7 +51,7 @@ type balloon struct {
 
 // newBalloon is a new machine's. One of size 0 is never used.
 func newBalloon(spec *vmmapi.Machine) balloon {
-	if spec.Incoming != 0 {
+	if spec.Incoming != 0 && !spec.OwnMemory {
 		return balloon{}
 	}
 	return balloon{size: spec.Memory, ceiling: spec.Memory, actual: spec.Memory}

@@ -16,6 +16,22 @@ import (
 
 const mib = 1 << 20
 
+// A clone has a balloon only where its memory is its own.
+func TestNewBalloon(t *testing.T) {
+	for _, c := range []struct {
+		spec vmmapi.Machine
+		want int64
+	}{
+		{vmmapi.Machine{Memory: 7}, 7},
+		{vmmapi.Machine{Memory: 7, Incoming: 4}, 0},
+		{vmmapi.Machine{Memory: 7, Incoming: 4, OwnMemory: true}, 7},
+	} {
+		if b := newBalloon(&c.spec); b.size != c.want || b.ceiling != c.want || b.actual != c.want {
+			t.Errorf("%+v: %+v", c.spec, b)
+		}
+	}
+}
+
 func TestBalloonNext(t *testing.T) {
 	for _, c := range []struct {
 		name                   string

@@ -118,7 +118,7 @@ func (t *templates) use(b *model.Bundle, h *hardware, out *vmmapi.Machine) ([]he
 			return nil, errors.Join(fmt.Errorf("copy the template's memory: %w", err), state.Close())
 		}
 	}
-	h.mode, out.Incoming = clone, cloneState
+	h.mode, out.Incoming, out.OwnMemory = clone, cloneState, len(h.shares) > 0
 	out.Late = h.late()
 	out.Boot.Late = len(out.Late)
 	return []held.File{{Name: ramFile, File: ram}, {Name: stateFile, File: state}}, nil

@@ -31,6 +31,8 @@ type Machine struct {
 	// Incoming is QEMU's descriptor that a clone's state is read from; 0: it
 	// boots.
 	Incoming int `json:"incoming,omitempty"`
+	// OwnMemory: the clone's memory is a copy of the template's and not a view.
+	OwnMemory bool `json:"ownMemory,omitempty"`
 	// Late are devices that a clone gets when its template's state has been
 	// read, before it goes on: those that QEMU cannot read a state with. QEMU has
 	// the device Plugger then, which goes when they are there.
