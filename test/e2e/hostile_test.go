@@ -41,7 +41,7 @@ func prey(t *testing.T) (dir string, check func()) {
 		if st, err := os.Stat(filepath.Join(dir, "file")); err != nil || st.Sys().(*syscall.Stat_t).Nlink != 1 {
 			t.Errorf("the host's file has links: %v", err)
 		}
-		if names, _ := os.ReadDir(dir); len(names) != 2 {
+		if names, _ := os.ReadDir(dir); len(names) != 2 || names[0].Name() != "empty" || names[1].Name() != "file" {
 			t.Errorf("in the host's directory: %v", names)
 		}
 	}
