@@ -95,6 +95,12 @@ func attach(clones []int) error {
 		return fmt.Errorf("make / private: %w", err)
 	}
 	for _, fd := range clones { // on top of the root: who stands in it does not see them
+		// The next one lies on this one, and would come out on the host where
+		// this one is a peer of a shared mount.
+		attr := &unix.MountAttr{Propagation: unix.MS_PRIVATE}
+		if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, attr); err != nil {
+			return fmt.Errorf("make private: %w", err)
+		}
 		if err := unix.MoveMount(fd, "", unix.AT_FDCWD, "/", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 			return fmt.Errorf("attach: %w", err)
 		}

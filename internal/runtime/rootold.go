@@ -73,6 +73,11 @@ func standAtFDs(clones []int) error {
 		return fmt.Errorf("make / private: %w", err)
 	}
 	for _, fd := range clones { // on top of the root: who stands in it does not see them
+		// The next one lies on this one, and would come out on the host where
+		// this one is a peer of a shared mount.
+		if err := setAttr(fd, 0, 0, unix.MS_PRIVATE, 0); err != nil {
+			return fmt.Errorf("make layers private: %w", err)
+		}
 		if err := unix.MoveMount(fd, "", unix.AT_FDCWD, "/", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 			return fmt.Errorf("attach layers: %w", err)
 		}
