@@ -63,7 +63,7 @@ for p in $parts; do
 		# Outside the tests' network namespace: they come from Debian's mirror.
 		part "images" within 20m bash test/images.sh example
 		# The parallel tests mostly wait; four at once keep two cores busy.
-		part "end to end" tests 32m -timeout 30m -count=1 -parallel 4 ./test/e2e/...
+		part "end to end" tests 27m -timeout 25m -count=1 -parallel 4 ./test/e2e/...
 		COUNTS=$counts FAILURES=$failures LIMIT=20m part "the same in virtual machines, a part" within 25m bash test/e2e-vm.sh short
 		part "demo" single 10m bash test/demo.sh
 		;;
