@@ -44,7 +44,7 @@ func TestDeafMachine(t *testing.T) {
 			began := time.Now()
 			_, err := m.ask(300*time.Millisecond, guestapi.Request{Op: guestapi.OpState})
 			if took := time.Since(began); !isUnavailable(err) || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "docker rm -f") || took > time.Minute {
-				t.Errorf("%s: %v after %v", c.state, err, took)
+				t.Fatalf("%s: %v after %v", c.state, err, took)
 			}
 		}
 	}
