@@ -218,7 +218,7 @@ func (t *templates) files(id model.ID, _ *hardware, out *vmmapi.Machine) ([]held
 
 // make boots a machine, saves it and keeps it as key's template.
 func (t *templates) make(key string, h *hardware) {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*bootTimeTCG)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*max(bootTimeTCG, t.d.m.o.BootTime))
 	defer cancel()
 	given := make(chan struct{})
 	defer close(given)
