@@ -7,12 +7,12 @@
 #   ONLY="daemon" test/vmtest-kvm.sh
 #
 # Parts (test/vmtest-kvm/inside.sh): accel, the self-test; guest, QEMU and the agent
-# alone; daemon, `docker run --isolation vm` whole; shell, a daemon and a shell on
+# alone; daemon, `docker run --isolation vm` whole; forbidden, hosts that lose KVM; shell, a daemon and a shell on
 # the console (SERIAL=unix:PATH,server=on,wait=off).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 GO=${GO:-go}
-parts=${ONLY:-accel guest daemon}
+parts=${ONLY:-accel guest daemon forbidden}
 export CGO_ENABLED=0
 bash test/setup.sh test
 kernel=$(ls -v /boot/vmlinuz-*-cloud-amd64 2>/dev/null | tail -n 1)
@@ -54,7 +54,7 @@ echo 'root:x:0:' >"$root/etc/group"
 "$GO" test -c -ldflags '-s -w' -o "$root/test/accel.test" ./internal/driver/qemu/accel
 "$GO" test -c -ldflags '-s -w' -o "$root/test/guest.test" ./internal/guest
 "$GO" build -trimpath -ldflags '-s -w' -o "$root/test/" ./cmd/wharf-guest ./cmd/wharf-vmm
-case " $parts " in *" daemon "* | *" shell "*)
+case " $parts " in *" daemon "* | *" forbidden "* | *" shell "*)
 	"$GO" build -trimpath -ldflags '-s -w' -o "$root/test/" ./cmd/wharfd ./cmd/wharf ./cmd/wharf-monitor ./cmd/wharf-logger
 	take "${DOCKER_CLI:-docker}"
 	cp "$(bash test/images.sh | tail -n 1)/busybox.tar" "$root/test/"

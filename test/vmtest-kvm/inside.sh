@@ -58,7 +58,7 @@ daemon() {
 	started && daemon_cases; code=$?
 	[ $code = 0 ] || tail -n 40 /tmp/wharfd.log
 	ended
-	[ $code = 0 ] && fall_back
+	return $code
 }
 
 vm() { run docker run --rm --isolation vm "$@"; }
@@ -95,15 +95,17 @@ daemon_cases() {
 	run docker network create net && run docker run -d --name web --network net busybox sh -c 'mkdir /w; echo page >/w/index.html; busybox httpd -f -h /w' || return
 	vm --network net busybox wget -qO- http://web/; want page /tmp/out || return
 	run docker rm -f web clone
-	! grep -i 'started cold\|starts cold\|hung' /tmp/wharfd.log
+	grep -i 'starts cold\|hung' /tmp/wharfd.log || return 0
+	[ -n "$KERNEL" ] || fail "a clone did not come up" # a kernel of our own may be older than its configuration
 }
 
-# fall_back takes /dev/kvm away: with vm-accelerator kvm no machine starts, with
+# forbidden takes /dev/kvm away: with vm-accelerator kvm no machine starts, with
 # auto they are emulated, and either is said.
-fall_back() {
+forbidden() {
 	local code
 	mv /dev/kvm /dev/kvm-away
 	started --vm-accelerator kvm || return
+	run docker load -qi /test/busybox.tar || return
 	vm busybox true; want 'KVM alone' /tmp/out; code=$?
 	ended; [ $code = 0 ] || return
 	started || return
