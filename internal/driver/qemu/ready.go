@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -53,6 +54,8 @@ const (
 	readyIdle = 10 * time.Minute
 	// readyLimit bounds the making of one, with the least share of the processor.
 	readyLimit = 5 * time.Minute
+	// mostFailed is how often one after the other none may come up behind a template.
+	mostFailed = 3
 	// readyDir, below the exec root, has what the rehearsal is given.
 	readyDir = "vm-ready"
 	// idsName is a file in an instance's directory: QEMU's range, where that is
@@ -75,6 +78,7 @@ type standbys struct {
 	filter *specs.LinuxSeccomp // the last start's: a rehearsal loads one, too
 	idle   *time.Timer
 	n      int
+	failed map[string]int // of a template, one after the other
 	taken  map[model.ID]*taken
 }
 
@@ -130,7 +134,7 @@ func (m *machines) readyGroup(name string) *cgroup.Group {
 func (s *standbys) want(key string, h *hardware) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.m == nil || s.off || h == nil {
+	if s.m == nil || s.off || h == nil || s.failed[key] >= mostFailed {
 		return
 	}
 	s.last = &want{key, h}
@@ -175,6 +179,7 @@ func (s *standbys) fill() {
 		}
 		if err == nil {
 			s.all = append(s.all, x)
+			delete(s.failed, w.key)
 			go s.attend(x)
 		}
 		s.making = err == nil // after a failure the next start tries again
@@ -182,17 +187,30 @@ func (s *standbys) fill() {
 		if err != nil && x != nil {
 			s.end(x)
 		}
+		ends := errors.Is(ctx.Err(), context.Canceled) // by close
 		done()
 		if err != nil {
 			level := slog.LevelWarn
-			if errdefs.IsUnavailable(err) || ctx.Err() != nil {
+			if ends || errdefs.IsUnavailable(err) || errors.Is(err, context.Canceled) {
 				level = slog.LevelDebug
+			} else {
+				s.fails(w.key)
 			}
 			slog.Log(context.Background(), level, "no virtual machine is kept ready", "room", "vm", "key", w.key, "err", err)
 			return
 		}
 		slog.Info("a virtual machine is ready", "room", "vm", "key", w.key, "took", time.Since(began).Round(time.Millisecond))
 	}
+}
+
+// fails counts: what does not work here is not tried at each start for ever.
+func (s *standbys) fails(key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failed == nil {
+		s.failed = map[string]int{}
+	}
+	s.failed[key]++
 }
 
 // next says what to make, nil when there is enough, and which one has to go for it.

@@ -268,6 +268,25 @@ func TestReadyNone(t *testing.T) {
 	}
 }
 
+// What fails each time is not tried for ever.
+func TestReadyFails(t *testing.T) {
+	s := &standbys{m: &machines{}, making: true}
+	for range mostFailed {
+		if s.want("k", &hardware{}); s.last == nil {
+			t.Fatal("given up too early")
+		}
+		s.last = nil
+		s.fails("k")
+	}
+	if s.want("k", &hardware{}); s.last != nil {
+		t.Error("it is tried for ever")
+	}
+	if s.want("other", &hardware{}); s.last == nil {
+		t.Error("another template's is not tried")
+	}
+	s.idle.Stop()
+}
+
 // The rehearsal's program is one.
 func TestRehearsalProgram(t *testing.T) {
 	at := filepath.Join(t.TempDir(), "rehearsal")
