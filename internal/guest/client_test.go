@@ -21,13 +21,14 @@ import (
 	"wharf/internal/runtime/prepare"
 )
 
-// patience is how long the agent may take: a machine on the KVM of an emulated
-// machine takes what both take, multiplied.
+// patience is how long the agent may take: it may be emulated on a machine that
+// does many other things, and one on the KVM of an emulated machine takes what
+// both take, multiplied.
 func patience() time.Duration {
 	if os.Getenv("WHARF_TEST_ACCEL") == "kvm" {
 		return 15 * time.Minute
 	}
-	return time.Minute
+	return 5 * time.Minute
 }
 
 // host is the other end of the channel.
