@@ -121,7 +121,7 @@ func (m *machine) files(given, shares map[string]*os.File, taps taps, u, always 
 		var err error
 		switch x.Kind {
 		case vmmapi.FileDisk:
-			theirs, err = openDisk(&x)
+			theirs, err = openDisk(&x, lockTime)
 		case vmmapi.FileGiven:
 			if theirs = given[x.Name]; theirs == nil {
 				err = fmt.Errorf("the descriptor %s did not come", x.Name)
@@ -146,13 +146,33 @@ func (m *machine) files(given, shares map[string]*os.File, taps taps, u, always 
 	return extra, nil
 }
 
-// openDisk opens a disk for QEMU.
-func openDisk(d *vmmapi.File) (*os.File, error) {
+// lockTime is how long a disk is waited for whose last QEMU is still ending.
+const lockTime = 10 * time.Second
+
+// openDisk opens a disk for QEMU, which inherits the lock with the descriptor. A
+// locked one is waited for.
+func openDisk(d *vmmapi.File, wait time.Duration) (*os.File, error) {
 	flag := os.O_RDWR
 	if d.ReadOnly {
 		flag = os.O_RDONLY
 	}
-	return os.OpenFile(d.Path, flag, 0)
+	f, err := os.OpenFile(d.Path, flag, 0)
+	if err != nil || !d.Lock {
+		return f, err
+	}
+	for limit := time.Now().Add(wait); ; time.Sleep(50 * time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		if errors.Is(err, unix.EWOULDBLOCK) && time.Now().Before(limit) {
+			continue
+		}
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = fmt.Errorf("disk %s is locked: another machine has it; end that first", d.Path)
+		}
+		return nil, errors.Join(err, f.Close())
+	}
 }
 
 // socket makes a pair: our end stays, QEMU's is returned.

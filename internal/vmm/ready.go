@@ -307,7 +307,7 @@ func (m *machine) exchange(disks []vmmapi.File) error {
 }
 
 func (m *machine) exchangeDisk(n int, d *vmmapi.File) error {
-	f, err := openDisk(d)
+	f, err := openDisk(d, lockTime)
 	if err != nil {
 		return err
 	}
