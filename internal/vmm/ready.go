@@ -236,6 +236,11 @@ func (m *machine) take(before *vmmapi.Machine, r *roamer) error {
 	}()
 	go func() { wired <- m.wire(m.spec.Take.Taps, r) }()
 	err := m.exchange(m.spec.Take.Disks)
+	m.trace.add("disks are exchanged")
+	// A tap without its link is readable for ever: QEMU would turn round it
+	// beside the guest's first steps.
+	err = errors.Join(err, <-wired)
+	m.trace.add("taps are exchanged")
 	if err == nil {
 		_, err = m.qmp.run("cont", nil)
 	}
@@ -243,7 +248,7 @@ func (m *machine) take(before *vmmapi.Machine, r *roamer) error {
 	if err == nil {
 		err = m.configure(time.Now().Add(m.spec.BootTime))
 	}
-	err = errors.Join(err, <-moved, <-wired)
+	err = errors.Join(err, <-moved)
 	m.warnings = append(m.warnings, warnings...)
 	m.trace.add("control group and networks are there")
 	if err == nil && r != nil { // not before: a machine in its place would need the tap

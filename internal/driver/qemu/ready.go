@@ -49,7 +49,7 @@ type Ready struct {
 
 const (
 	// readyDelay keeps the making out of the way of the start before it.
-	readyDelay = 300 * time.Millisecond
+	readyDelay = time.Second
 	// readyIdle is how long after the last start a machine is kept.
 	readyIdle = 10 * time.Minute
 	// readyLimit bounds the making of one, with the least share of the processor.
