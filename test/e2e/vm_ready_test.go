@@ -35,7 +35,8 @@ func TestMachineReady(t *testing.T) {
 	s.prints(name, "own-name")
 	for _, n := range []string{"bridge", network} {
 		at := s.inspect(name, `{{(index .NetworkSettings.Networks "`+n+`").IPAddress}}`)
-		s.equal("through "+n, s.slow("run", "--rm", "--network", n, "busybox", "wget", "-q", "-O-", "http://"+at), "page")
+		fetch := "for i in $(seq 60); do wget -q -O- http://" + at + " 2>/dev/null && exit; sleep 1; done; exit 1"
+		s.equal("through "+n, s.slow("run", "--rm", "--network", n, "busybox", "sh", "-c", fetch), "page")
 	}
 	s.contains("inside", s.slow("exec", name, "sh", "-c", "ip addr"), "eth0", "eth1")
 	ready(2)
