@@ -188,6 +188,16 @@ func TestHealth(t *testing.T) {
 
 func TestOOM(t *testing.T) {
 	s := newScene(t)
+	id := s.running("-m", "16m", "--memory-swap", "16m", "busybox", "tail", "-c", "256000000", "/dev/zero")
+	s.ok("wait", id)
+	s.equal("recorded", s.inspect(id, "{{.State.OOMKilled}} {{.State.ExitCode}}"), "true 137")
+	s.equal("once, and first", s.oomEvents(id), "oom die")
+}
+
+// The event comes when the kernel kills, also of a child whose container lives
+// on, and under the next daemon.
+func TestOOMOfAChild(t *testing.T) {
+	s := ownDaemon(t)
 	// One process alone asks for memory, and it is the one to be killed: a shell
 	// that forks beside it may be the kernel's next choice.
 	id := s.running("-m", "32m", "--memory-swap", "32m", "busybox", "sh", "-c", "trap exit TERM; sleep 100000 & wait")
